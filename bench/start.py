@@ -2,8 +2,8 @@
 
 For each size a corpus is made out of few JPEGs, and `m2raap adapt` trains one step on it from a fresh process, and once more by
 two processes. Printed as JSON: `clips`; `seconds` from the start of the process to the first line of train.jsonl, `tokenise_s`
-of these (all texts once, measured apart); `peak_mb`: the memory of one process until then (proportional set size, which counts
-shared memory once), and `peak_mb_two` of two processes together; `base_mb`: what a process takes for the smallest corpus.
+of these (all texts, once); `peak_mb`: the memory of one process until then (proportional set size, which counts
+shared memory once), and `peak_mb_two` of two processes together.
 
     python bench/start.py [--clips 2000 20000 200000] [--keep DIR]
 """
@@ -74,8 +74,9 @@ def _texts(clip_id: str, number: int) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
-def first_step(folder: Path, processes: int, out: Path) -> tuple[float, float]:
-    """Seconds from the start of the processes until the first step is logged, and their memory together in MB until then."""
+def first_step(folder: Path, processes: int, out: Path) -> dict[str, float]:
+    """Seconds from the start of the processes until the first step is logged, those of tokenising among them, and the memory
+    of the processes together in MB until then."""
     command = [sys.executable, "-m", "m2raap.cli.main", "adapt", str(folder / "keyframes"), "--out", str(out)]
     command += [word for setting in SETTINGS for word in ("--set", setting)]
     with socket.socket() as free:
@@ -98,7 +99,8 @@ def first_step(folder: Path, processes: int, out: Path) -> tuple[float, float]:
     texts = [process.communicate()[1] for process in running]
     if any(process.returncode for process in running):
         raise SystemExit("\n".join(texts)[-3000:])
-    return seconds, peak_mb
+    prepared = json.loads((out / "timings.jsonl").read_text().splitlines()[0])
+    return {"seconds": seconds, "tokenise_s": prepared["tokenise_s"], "peak_mb": peak_mb}
 
 
 def _pss_mb(pid: int) -> float:
@@ -112,40 +114,13 @@ def _pss_mb(pid: int) -> float:
     return own + sum(_pss_mb(int(child)) for child in children)
 
 
-def tokenise_s(folder: Path) -> float:
-    """Seconds of tokenising all texts, in a process of its own."""
-    done = subprocess.run(
-        [sys.executable, __file__, "--tokenise", str(folder)], stdout=subprocess.PIPE, text=True, check=True
-    )
-    return float(done.stdout.splitlines()[-1])
-
-
-def tokenise(folder: Path) -> None:
-    from m2raap.adapt.tokens import tokenised
-    from m2raap.core.split import read_split
-    from m2raap.core.strings import Strings
-    from m2raap.core.view import open_view
-    from m2raap.models.config import BackboneConfig
-    from m2raap.models.families import load_backbone
-
-    texts = Strings(read_split(open_view(folder / "keyframes"), "train").texts["text"])
-    tokenizer = load_backbone(BackboneConfig()).tokenizer
-    begin = time.perf_counter()
-    tokenised(tokenizer, texts)
-    print(time.perf_counter() - begin)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clips", type=int, nargs="+", default=[2_000, 20_000, 200_000])
     parser.add_argument(
         "--keep", type=Path, help="folder of the corpora, which are made where they are absent and stay"
     )
-    parser.add_argument("--tokenise", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.tokenise:
-        tokenise(options.tokenise)
-        return
     with tempfile.TemporaryDirectory(prefix="m2raap-bench-start-") as temp:
         rows: list[dict[str, float]] = []
         for num_clips in sorted(options.clips):
@@ -153,8 +128,7 @@ def main() -> None:
             if not (folder / "keyframes" / "manifest.json").exists():
                 make(folder, num_clips)
             runs = [first_step(folder, processes, Path(temp) / f"{num_clips}-{processes}") for processes in (1, 2)]
-            row = {"clips": num_clips, "seconds": runs[0][0], "tokenise_s": tokenise_s(folder), "peak_mb": runs[0][1]}
-            row |= {"seconds_two": runs[1][0], "peak_mb_two": runs[1][1]}
+            row = {"clips": num_clips, **runs[0], **{f"{name}_two": value for name, value in runs[1].items()}}
             rows.append({name: round(value, 2) for name, value in row.items()})
             print(json.dumps(rows[-1]), flush=True)
     small, large = rows[0], rows[-1]

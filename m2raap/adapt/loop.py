@@ -83,7 +83,8 @@ def adapt(
                 _validate_and_keep(state)
             if state.logs is not None:
                 seconds = time.perf_counter() - state.started_s
-                state.logs.write_timing({"prepared": state.progress.step, "seconds": seconds})
+                line = {"prepared": state.progress.step, "seconds": seconds, "tokenise_s": state.tokenise_s}
+                state.logs.write_timing(line)
             training = _Training(state, report)
             with StopRequest() as stop, _lost_gpu(state):
                 while state.progress.step < state.steps:

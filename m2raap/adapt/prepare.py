@@ -116,6 +116,7 @@ def prepare(
         decoding=decoding,
         decoders=decoders,
         started_s=started_s,
+        tokenise_s=store.seconds,
         cache_bytes=cache_bytes,
     )
 

@@ -110,6 +110,7 @@ class TrainState:
     decoding: Decoding  # of stored frames
     decoders: Decoders | None  # only for raw video
     started_s: float  # perf_counter when the model was loaded
+    tokenise_s: float  # of the preparation
     cache_bytes: int
 
     @property

@@ -6,6 +6,7 @@ N texts, L text tokens.
 from __future__ import annotations
 
 import pickle
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,6 +56,7 @@ class TokenStore:
 
     def __init__(self, folder: Path, digest: str, first: Callable[[Callable[[], Tokens]], Tokens]) -> None:
         self.folder, self.digest, self._first = folder, digest, first
+        self.seconds = 0.0  # that tokenising has taken
 
     def tokens(self, name: str, tokenizer: Tokenizes, texts: Strings, text_length: int | None) -> Tokens:
         """The tokens of the texts, from the file of this name where it has them already."""
@@ -68,7 +70,9 @@ class TokenStore:
                 return Tokens(np.load(array, mmap_mode="r", allow_pickle=False), record["num_truncated"])
         except (M2raapError, *NPY_ERRORS):  # damaged: it is made again
             pass
+        started = time.perf_counter()
         tokens = tokenised(tokenizer, texts, text_length)
+        self.seconds += time.perf_counter() - started
         self.folder.mkdir(parents=True, exist_ok=True)
         state.unlink(missing_ok=True)
         with open_atomic(array) as sink:

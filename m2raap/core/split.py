@@ -58,12 +58,25 @@ def open_tables(folder: Path) -> SplitTables:
 
 
 def read_split(view: View, split: str) -> SplitTables:
-    """The clips of a split that have key-frames and a text in a language of the view.
+    """The clips of one split, as `read_splits`."""
+    return read_splits(view, (split,))[0]
+
+
+def read_splits(view: View, splits: Sequence[str]) -> list[SplitTables]:
+    """For each split its clips that have key-frames and a text in a language of the view.
 
     Raises M2raapError naming a file that is absent, damaged or differs from its manifest; of the parts of `frames` only the
     columns beside the pictures are read.
     """
-    parts = [_read_part(view, part, split) for part in range(view.num_parts)]
+    by_split: list[list[tuple[pa.Table, pa.Table]]] = [[] for _ in splits]
+    for part in range(view.num_parts):
+        clips, texts = _read_part(view, part)
+        for split, parts in zip(splits, by_split, strict=True):
+            parts.append(_of_split(clips, texts, split))
+    return [_joined_parts(parts) for parts in by_split]
+
+
+def _joined_parts(parts: list[tuple[pa.Table, pa.Table]]) -> SplitTables:
     counts = [len(clips) for clips, _ in parts]
     starts = np.concatenate([[0], np.cumsum(counts)])[: len(counts)].astype(np.int32)
     texts = [
@@ -75,38 +88,46 @@ def read_split(view: View, split: str) -> SplitTables:
     )
 
 
-def _read_part(view: View, part: int, split: str) -> tuple[pa.Table, pa.Table]:
-    """The clips of a part, and their texts, whose column `clip` is the row in the first table."""
+def _of_split(clips: pa.Table, texts: pa.Table, split: str) -> tuple[pa.Table, pa.Table]:
+    """The clips of a split that have a text, and their texts, whose column `clip` is the row in the first table."""
+    kept = clips["split"].to_numpy(zero_copy_only=False) == split
+    clip_N = texts["clip"].to_numpy()
+    has_text = np.zeros(len(clips), bool)
+    has_text[clip_N] = True
+    kept &= has_text
+    numbers = np.cumsum(kept, dtype=np.int32) - 1
+    texts = texts.filter(pa.array(kept[clip_N]))
+    texts = texts.set_column(0, "clip", pa.array(numbers[texts["clip"].to_numpy()], pa.int32()))
+    return clips.filter(pa.array(kept)).drop_columns(["split"]), texts
+
+
+def _read_part(view: View, part: int) -> tuple[pa.Table, pa.Table]:
+    """The clips of a part that have key-frames, and their texts, whose column `clip` is the row in the first table."""
     dropped = _dropped_ids(view, part)
     clips = read_columns(view.corpus_path, "clips", part, _CLIP_COLUMNS)
-    clips = clips.filter(pc.equal(clips["split"], split)).drop_columns(["split"])
     if view.cutoff is not None:
         within = [id_hash(clip_id) <= view.cutoff for clip_id in clips["clip_id"].to_pylist()]
         clips = clips.filter(pa.array(within, pa.bool_()))
     clips = clips.filter(pc.invert(pc.is_in(clips["clip_id"], dropped)))
     clips = _joined(clips, _frames(view, part)).sort_by("clip_id")
+    clips = clips.append_column("part", pa.array(np.full(len(clips), part, np.int32)))
 
     texts = _texts(view, part)
-    index_in = lambda column, values: pc.index_in(column, pa.array(values, pa.string()))  # noqa: E731
-    texts = texts.append_column("clip", pc.index_in(texts["clip_id"], clips["clip_id"].combine_chunks()))
-    lang = index_in(texts["lang"], view.langs)
-    keep = pc.and_(pc.is_valid(texts["clip"]), pc.is_valid(lang))
+    clip = pc.index_in(texts["clip_id"], clips["clip_id"].combine_chunks())
+    lang = pc.index_in(texts["lang"], pa.array(view.langs, pa.string()))
+    keep = pc.and_(pc.is_valid(clip), pc.is_valid(lang))
     keep = pc.and_(keep, pc.invert(pc.is_in(texts["text_id"], dropped)))
     keep = keep if view.with_inactive else pc.and_(keep, texts["active"])
-    origin = index_in(texts["origin"], ORIGINS)
-    texts = texts.set_column(texts.schema.get_field_index("lang"), "lang", lang.cast(pa.int8()))
-    texts = texts.set_column(texts.schema.get_field_index("origin"), "origin", origin.cast(pa.int8()))
-    texts = texts.filter(keep).sort_by([("clip", "ascending"), ("text_id", "ascending")])
-
-    has_text = np.zeros(len(clips), bool)
-    has_text[texts["clip"].to_numpy()] = True
-    numbers = np.cumsum(has_text, dtype=np.int32) - 1
-    texts = texts.set_column(
-        texts.schema.get_field_index("clip"), "clip", pa.array(numbers[texts["clip"].to_numpy()], pa.int32())
-    )
-    clips = clips.filter(pa.array(has_text))
-    clips = clips.append_column("part", pa.array(np.full(len(clips), part, np.int32)))
-    return clips, texts.select(["clip", "lang", "origin", "frame_index", "text"])
+    columns: dict[str, Any] = {
+        "clip": clip.cast(pa.int32()),
+        "lang": lang.cast(pa.int8()),
+        "origin": pc.index_in(texts["origin"], pa.array(ORIGINS, pa.string())).cast(pa.int8()),
+        "frame_index": texts["frame_index"],
+        "text": texts["text"],
+        "text_id": texts["text_id"],
+    }
+    texts = pa.table(columns).filter(keep).sort_by([("clip", "ascending"), ("text_id", "ascending")])
+    return clips, texts.drop_columns(["text_id"])
 
 
 def _dropped_ids(view: View, part: int) -> pa.Array:

@@ -14,7 +14,7 @@ from typing import Any
 from m2raap.core.config import digest
 from m2raap.core.engine import available_cores
 from m2raap.core.errors import M2raapError
-from m2raap.core.split import read_split
+from m2raap.core.split import read_splits
 from m2raap.core.stage import Stage
 from m2raap.core.view import View
 from m2raap.curate.llm.client import HttpBackend
@@ -168,7 +168,8 @@ def _clips_to_train(step: Step, recipe: Recipe, inputs: Inputs, states: dict[Pat
             counts = Counter(clip["split"] for part in view.parts(()) for clip in part.clips)
             return counts["train"], counts["val"]
         view = view.over(parent)
-    return len(read_split(view, "train").clips), len(read_split(view, "val").clips)
+    train, val = read_splits(view, ("train", "val"))
+    return len(train.clips), len(val.clips)
 
 
 def _with_key_frames(step: Step, recipe: Recipe, inputs: Inputs, outputs: dict[Path, Path | None]) -> View | None:

@@ -13,7 +13,7 @@ from m2raap.core.engine import available_cores, torch_threads
 from m2raap.core.errors import M2raapError
 from m2raap.core.folder import plan_of
 from m2raap.core.records import ModelJson, Plan, read_record
-from m2raap.core.split import open_tables, read_split
+from m2raap.core.split import open_tables, read_splits
 from m2raap.core.stage import SingleStage, StepInputs
 from m2raap.core.videos import VideoDigests
 from m2raap.core.view import View
@@ -86,16 +86,17 @@ class AdaptStage(SingleStage[AdaptConfig]):
         run_single_stage(self.name, self.version, self.settings(), folder, work, view=view, force=force)
 
 
-def _source(
-    cfg: AdaptConfig, limits: VideoConfig, view: View, split: str, target: Path, digests: VideoDigests, is_main: bool
-) -> ViewSource:
-    """The clips of a split, drawn as the settings say. The main process reads the tables; all map what it has written."""
-    folder = target / "scratch" / "tables" / split
-    most = cfg.train_clips if split == "train" else cfg.val_clips
+def _sources(
+    cfg: AdaptConfig, limits: VideoConfig, view: View, target: Path, digests: VideoDigests, is_main: bool
+) -> list[ViewSource]:
+    """The training and the val clips, drawn as the settings say. The main process reads them; all map what it has written."""
+    folders = {split: target / "scratch" / "tables" / split for split in ("train", "val")}
     if is_main:
-        tables = read_split(view, split)
-        (drawn(tables, most, cfg.seed) if most else tables).save(folder)
-    return ViewSource(view, split, limits, digests, open_tables(folder))
+        most = {"train": cfg.train_clips, "val": cfg.val_clips}
+        for split, tables in zip(folders, read_splits(view, list(folders)), strict=True):
+            count = most[split]
+            (drawn(tables, count, cfg.seed) if count else tables).save(folders[split])
+    return [ViewSource(view, split, limits, digests, open_tables(folder)) for split, folder in folders.items()]
 
 
 def _train(cfg: AdaptConfig, limits: VideoConfig, view: View, target: Path, caches: Path | None) -> None:
@@ -107,9 +108,7 @@ def _train(cfg: AdaptConfig, limits: VideoConfig, view: View, target: Path, cach
     dist_context = join()
     torch.set_num_threads(cfg.threads or torch_threads(dist_context.local_world_size))
     digests = VideoDigests(target / "cache" / "videos.json")
-    source, val = (
-        _source(cfg, limits, view, split, target, digests, dist_context.is_main) for split in ("train", "val")
-    )
+    source, val = _sources(cfg, limits, view, target, digests, dist_context.is_main)
     if source.num_clips < 2:
         raise M2raapError(
             f"{view.corpus_path}: {source.num_clips} training clips with frames and texts are left, but adapt needs at "
