@@ -142,7 +142,7 @@ def _map(stage: DataStage[Any], phase: str, tasks: list[PartTask], engine: Engin
         return 0
     num_open = 0
     with talk.progress(talk.title(folder, stage.name), len(tasks)) as advance:
-        for index, (seconds, scored, open_of_part) in engine.map(score_part, tasks):
+        for index, (seconds, scored, open_of_part) in engine.map(score_part, tasks, stage.runs_network):
             log_timing(folder, phase, seconds, part=tasks[index].part, scored=scored)
             num_open += open_of_part
             advance()

@@ -99,16 +99,19 @@ class AlignStage(DataStage[AlignConfig]):
 
     def score(self, part: Part, view: View) -> Tables:
         encode = encoder(self.shared.backbone)
+        texts_of = [part.texts_of[clip["clip_id"]] for clip in part.clips]
+        jpegs_of = [part.frames[clip["clip_id"]]["jpegs"] for clip in part.clips]
+        frames_of = encode.images_of(jpegs_of)
+        # Stock phrases and tags, which a rewriter removes, do not describe the clip and are not compared with it.
+        cleaned_of = [[clean(t["text"], t["lang"])[0] or t["text"] for t in texts] for texts in texts_of]
+        features_of = encode.texts_of(cleaned_of)
         rows: list[Row] = []
-        for clip in part.clips:
-            texts = part.texts_of[clip["clip_id"]]
-            jpegs = part.frames[clip["clip_id"]]["jpegs"]
-            frames_KE = encode.images(jpegs)
+        for clip, texts, jpegs, frames_KE, features_NE in zip(
+            part.clips, texts_of, jpegs_of, frames_of, features_of, strict=True
+        ):
             dim = frames_KE.shape[1]
             rows.append({"clip_id": clip["clip_id"], "features": pack(frames_KE), "dim": dim} | picture_signals(jpegs))
-            # Stock phrases and tags, which a rewriter removes, do not describe the clip and are not compared with it.
-            cleaned = [clean(t["text"], t["lang"])[0] or t["text"] for t in texts]
-            for text, feature_E in zip(texts, encode.texts(cleaned), strict=True):
+            for text, feature_E in zip(texts, features_NE, strict=True):
                 ids = {"clip_id": clip["clip_id"], "text_id": text["text_id"], "dim": dim}
                 sims = pair_scores(frames_KE @ feature_E)
                 rows.append(
