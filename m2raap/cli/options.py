@@ -20,17 +20,22 @@ SetOption = Annotated[
     list[str] | None, typer.Option("--set", metavar="A.B=C", help="override a key of the recipe; repeatable")
 ]
 WorkersOption = Annotated[
-    int | None, typer.Option("--workers", min=1, help="processes of the data stages (default: cores)")
+    int | None,
+    typer.Option(
+        "--workers",
+        min=1,
+        help="processes of the data stages and of embed (default: cores; for networks on GPUs two for each)",
+    ),
 ]
 DevicesOption = Annotated[
     str | None,
     typer.Option("--devices", help="GPUs that run networks: 0-7 or 0,2; cpu: none (default: all of the machine)"),
 ]
 EngineOption = Annotated[
-    str, typer.Option("--engine", help="what runs the data stages: local (processes), or ray (machines)")
+    str, typer.Option("--engine", help="what runs the data stages and embed: local (processes), or ray (machines)")
 ]
 PartsOption = Annotated[
-    str | None, typer.Option("--parts", metavar="I/N", help="do only share I of N of the data stages")
+    str | None, typer.Option("--parts", metavar="I/N", help="do only share I of N of the data stages and of embed")
 ]
 ForceOption = Annotated[
     bool,

@@ -6,9 +6,11 @@ Every worker computes with one thread, so that the bytes of the result do not de
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -89,6 +91,7 @@ class LocalEngine:
         if size == 1:
             for index, task in enumerate(tasks):
                 yield index, work(task)
+            release_gpu_memory()
             return
         try:
             pool = self._start(size)
@@ -97,6 +100,8 @@ class LocalEngine:
                 finished, _ = wait(waiting, return_when=FIRST_COMPLETED)
                 for future in sorted(finished, key=lambda f: waiting[f]):
                     yield waiting.pop(future), future.result()
+            if runs_network and self.has_gpus():
+                self._stop()  # the models of idle workers would stay in the memory of GPUs that a training needs
         except BrokenProcessPool:
             self._stop()
             raise M2raapError(
@@ -223,6 +228,14 @@ def describe_device() -> str:
     import torch
 
     return f"{name} ({torch.cuda.get_device_name(name)})"
+
+
+def release_gpu_memory() -> None:
+    """Returns the GPU memory that torch keeps for later tensors of this process, and that others may need."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        gc.collect()
+        torch.cuda.empty_cache()
 
 
 def decoder_threads() -> int:

@@ -142,9 +142,10 @@ def _map(stage: DataStage[Any], phase: str, tasks: list[PartTask], engine: Engin
         return 0
     num_open = 0
     with talk.progress(talk.title(folder, stage.name), len(tasks)) as advance:
-        for index, (seconds, scored, open_of_part) in engine.map(score_part, tasks, stage.runs_network):
-            log_timing(folder, phase, seconds, part=tasks[index].part, scored=scored)
-            num_open += open_of_part
+        for index, scored in engine.map(score_part, tasks, stage.runs_network):
+            more = {"device": scored.device} if scored.device else {}
+            log_timing(folder, phase, scored.seconds, part=tasks[index].part, scored=scored.num_fresh, **more)
+            num_open += scored.num_open
             advance()
     return num_open
 

@@ -50,8 +50,8 @@ class Batches:
     def _halved(self, size: int) -> int:
         if size == 1:
             raise M2raapError(
-                f"out of GPU memory with one of the {self._what} at a time: other processes use this GPU (fewer --workers), or it is "
-                "too small for the model (--devices cpu)"
+                f"out of GPU memory with one of the {self._what} at a time: other processes use this GPU (fewer --workers), or "
+                "it is too small for the model (--devices cpu)"
             )
         self.size = min(self.size, (size + 1) // 2)
         gc.collect()
