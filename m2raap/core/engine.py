@@ -160,6 +160,17 @@ SAFE_PATH = "PYTHONSAFEPATH"  # 1: Python imports nothing from the folder in whi
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
+def map_networks(engine: Engine, work: Callable[[T], R], tasks: Sequence[T]) -> Iterator[tuple[int, R]]:
+    """As Engine.map, for work that runs a network with all threads of its process: on GPUs by the workers of the engine.
+
+    On the CPU this process does it all: the last bits of a vector depend on the number of threads, and a worker has one. Where
+    this process has one, too (OMP_NUM_THREADS=1), the workers make the same bytes, and do it.
+    """
+    if engine.has_gpus() or torch_threads() == 1:
+        return engine.map(work, tasks, True)
+    return ((index, work(task)) for index, task in enumerate(tasks))
+
+
 @contextmanager
 def _interrupts_held() -> Iterator[None]:
     """A block in which Ctrl-C waits, in processes that it starts also afterwards: they would print a traceback each if it came

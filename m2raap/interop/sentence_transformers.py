@@ -35,7 +35,8 @@ class SentenceTransformerEmbedder:
     queries and clips as documents, each with its instruction: None takes the model's own prompt ("query", "document"), ""
     none. Where the model reads messages the instruction is the system message, otherwise it comes before the text.
     `video`: settings of the model's video processor, such as {"size": ...}; frames are never sampled. `batch_size`: clips at
-    a time. `device`, `dtype` (such as "bfloat16"): for a model that is loaded here; None: the device of this process, and the type of the stored weights.
+    a time. `device`, `dtype` (such as "bfloat16"): for a model that is loaded here; None: the device of this process, and the
+    type of the stored weights.
 
     A model of images alone gives the mean of the unit vectors of a clip's frames. Code and pickles of a model are never run.
     Raises M2raapError for a model that cannot be loaded, reads neither videos nor images, or does not take every frame.

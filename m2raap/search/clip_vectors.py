@@ -9,13 +9,14 @@ from __future__ import annotations
 import os
 from collections import defaultdict
 from contextlib import nullcontext
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from m2raap.core.ahead import ahead
-from m2raap.core.engine import decoder_threads, device, torch_threads
+from m2raap.core.engine import decoder_threads, device, release_gpu_memory, torch_threads
 from m2raap.models.config import BackboneConfig
 from m2raap.stages.embedder import encode_texts, load_model
 from m2raap.video.picture import DecodedPicture
@@ -111,3 +112,20 @@ class ClipEncoder:
             pooled_BE = self._model.pool(vectors_BTE, mask_BT).float()
             unit_BTE = torch.nn.functional.normalize(vectors_BTE, dim=-1).float()
         return pooled_BE[: len(images)].cpu().numpy(), unit_BTE[: len(images)].cpu().numpy()
+
+
+def index_encoder(model: Path | BackboneConfig, fetch: bool = True, content: str = "") -> ClipEncoder:
+    """The encoder of this process; loading takes seconds, so the last one is kept. `content`: what tells a model from another one
+    at the same path."""
+    return _index_encoder(model, fetch, content, device())  # pyright: ignore[reportArgumentType]  # frozen models hash
+
+
+@lru_cache(maxsize=1)
+def _index_encoder(model: Path | BackboneConfig, fetch: bool, content: str, on: str) -> ClipEncoder:
+    return ClipEncoder(model, fetch)
+
+
+def forget_encoder() -> None:
+    """Releases the model that `index_encoder` keeps."""
+    _index_encoder.cache_clear()
+    release_gpu_memory()

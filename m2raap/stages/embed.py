@@ -16,7 +16,7 @@ from pydantic import Field, model_validator
 
 from m2raap.core import talk
 from m2raap.core.config import Config
-from m2raap.core.engine import Engine, torch_threads
+from m2raap.core.engine import Engine, map_networks, torch_threads
 from m2raap.core.errors import M2raapError
 from m2raap.core.folder import log_timing, plan_digest, plan_of
 from m2raap.core.records import Plan
@@ -245,16 +245,9 @@ class EmbedStage(SingleStage[EmbedConfig]):
 
 
 def _map(tasks: list[EmbedTask], engine: Engine, folder: Path) -> None:
-    """Embeds parts: on GPUs by the workers of the engine, each on its own.
-
-    On the CPU this process embeds them all with all of its threads: the last bits of a vector depend on the number of threads,
-    and a worker has one. Where this process has one, too (OMP_NUM_THREADS=1), the engine's workers embed the same bytes.
-    """
-    in_workers = engine.has_gpus() or torch_threads() == 1
-    results = engine.map(embed_part, tasks, True) if in_workers else enumerate(map(embed_part, tasks))
     total = tasks[0].view.corpus.counts["clips"] if tasks else 0
     with talk.progress(talk.title(folder, "embed"), total) as advance:
-        for index, (num_clips, seconds, on) in results:
+        for index, (num_clips, seconds, on) in map_networks(engine, embed_part, tasks):
             log_timing(folder, "embed", seconds, part=tasks[index].part, device=on)
             advance(num_clips)
 
