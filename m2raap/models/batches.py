@@ -33,28 +33,26 @@ class Batches:
     def __call__(self, run: Callable[[list[T]], R], inputs: Iterable[T]) -> Iterator[R]:
         """`run` of every batch, in their order. Raises M2raapError where memory does not suffice for one input."""
         left = iter(inputs)
-        while batch := list(islice(left, self.size)):
-            unfinished = [batch]
+        while unfinished := list(islice(left, self.size)):
             while unfinished:
-                batch = unfinished.pop()
+                batch = unfinished[: self.size]
                 try:
                     result = run(batch)
                 except torch.cuda.OutOfMemoryError:
                     pass  # the exception, and the tensors that it holds, are released before the batch gets smaller
                 else:
                     yield result
+                    unfinished = unfinished[len(batch) :]
                     continue
-                half = self._halved(len(batch))
-                unfinished += [batch[half:], batch[:half]]
+                self._halve(len(batch))
 
-    def _halved(self, size: int) -> int:
+    def _halve(self, size: int) -> None:
         if size == 1:
             raise M2raapError(
                 f"out of GPU memory with one of the {self._what} at a time: other processes use this GPU (fewer --workers), or "
                 "it is too small for the model (--devices cpu)"
             )
-        self.size = min(self.size, (size + 1) // 2)
+        self.size = (size + 1) // 2
         gc.collect()
         torch.cuda.empty_cache()
         talk.log(f"out of GPU memory; from now on at most {self.size} {self._what} are computed at a time")
-        return (size + 1) // 2

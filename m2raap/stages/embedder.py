@@ -74,6 +74,7 @@ class VideoClipEmbedder:
         self.clip = clip.to(device())
         self.text_length, self.precision = text_length, precision
         self.needs: frozenset[Need] | None = None
+        self._batches: dict[int, Batches] = {}  # by the largest number of frames of a clip
         self.digest = clip.digest
         cut = "" if text_length is None else f", texts cut to {text_length} tokens"
         computed = "" if precision == "fp32" else f", computed in {precision}"
@@ -91,7 +92,8 @@ class VideoClipEmbedder:
             with self.computing():
                 return self._units([frames for frames, _ in batch], [images for _, images in batch])
 
-        batches = clip_batches(self.clip, max(map(len, clips), default=1))
+        most = max(map(len, clips), default=1)
+        batches = self._batches[most] = self._batches.get(most) or clip_batches(self.clip, most)
         vectors: list[np.ndarray] = []
         parts: list[ClipParts] = []
         for units in batches(encoded, ahead(decoded, clips, decoder_threads(), 2 * batches.size)):
