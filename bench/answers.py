@@ -1,9 +1,10 @@
 """Claim: storing the answers of models takes a fraction of the time of one transaction a row that waits for the disk.
 
 The peer is sqlite with synchronous=FULL and one transaction a row, which a power cut cannot undo. Ours is
-m2raap.curate.llm.cache: a write-ahead log with synchronous=NORMAL, answer by answer as they come from a server, or a batch of 8 captions at a time as they
-come from a model of pictures. Ours survives the end of the process at any time, and a power cut may cost the last writes. At the
-end a process that was killed with SIGKILL between two answers is read back, and every answer that it reported must be there.
+m2raap.curate.llm.cache: a write-ahead log with synchronous=NORMAL, answer by answer as they come from a server, or a batch of 8
+captions at a time as they come from a model of pictures. Ours survives the end of the process at any time, and a power cut may
+cost the last writes. At the end a process that was killed with SIGKILL between two answers is read back, and every answer that it
+reported must be there.
 
     python bench/answers.py [--answers 5000] [--folder DIR]
 """
