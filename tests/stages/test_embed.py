@@ -121,13 +121,16 @@ def test_bf16_is_named_and_gives_nearly_the_same_unit_vectors(clip: VideoCLIP, t
     rows = {}
     for precision in ("fp32", "bf16"):
         (tmp_path / precision).mkdir()
-        embed(view, EmbedConfig(precision=precision), clip, tmp_path / precision)
+        cfg = EmbedConfig(precision=precision, rerank=RerankConfig(interaction=MugConfig(start="open")))
+        embed(view, cfg, clip, tmp_path / precision)
         rows[precision] = Embeddings.load(tmp_path / precision)
     assert "bf16" in rows["bf16"].made_with.preprocess and "bf16" not in rows["fp32"].made_with.preprocess
     for name in ("video_VE", "text_TE"):
         exact, rounded = getattr(rows["fp32"], name), getattr(rows["bf16"], name)
         np.testing.assert_allclose(np.linalg.norm(rounded, axis=1), 1, atol=1e-6)
         assert 1e-5 < np.abs(exact - rounded).max() < 0.02
+    scores = [np.load(tmp_path / precision / "rerank.npz")["en-t2v-scores"] for precision in rows]
+    np.testing.assert_allclose(*scores, atol=0.02)
     assert "precision" not in EmbedStage(EmbedConfig()).settings(), "folders from before the key stay finished"
     with pytest.raises(M2raapError, match=r"embed\.precision=fp32"):
         embed(view, EmbedConfig(precision="bf16"), VideoClipEmbedder(clip), tmp_path)
