@@ -81,7 +81,7 @@ class Encoder:
         with torch.inference_mode():
             if self._on_gpu:
                 features = list(batches(block_features, (row for rows in groups for row in rows)))
-                return np.split(_joined(features), np.cumsum(lengths)[:-1])
+                return np.split(_joined(features), np.cumsum(lengths))[:-1]
             return [_joined(list(batches(block_features, rows))) for rows in groups]
 
 
