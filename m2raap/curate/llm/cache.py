@@ -108,8 +108,8 @@ class Cache:
     def _put(self, answers: Iterable[tuple[str, str, Completion]]) -> None:
         """Stores completions, each with the key of its request and the clip that it is about."""
         rows = [
-            (key, one.content, one.finish, one.refusal, one.tokens_in, one.tokens_out, one.server, clip_id)
-            for key, clip_id, one in answers
+            (key, a.content, a.finish, a.refusal, a.tokens_in, a.tokens_out, a.server, clip_id)
+            for key, clip_id, a in answers
         ]
         with self._write() as db:
             db.executemany("INSERT OR REPLACE INTO answers VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
