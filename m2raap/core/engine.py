@@ -32,6 +32,7 @@ class Engine(Protocol):
     """Runs `work` on every task, in any order, and yields (task index, result) as each finishes."""
 
     workers: int
+    is_stated: bool  # whether the user has stated the number of workers, or Ray
 
     def map(self, work: Callable[[T], R], tasks: Sequence[T], runs_network: bool = False) -> Iterator[tuple[int, R]]:
         """`runs_network`: whether the work runs a network, so that it is given a GPU where there is one."""
@@ -65,7 +66,7 @@ class LocalEngine:
 
     def __init__(self, workers: int | None = None, devices: Sequence[str] = ()) -> None:
         self.workers = workers or available_cores()
-        self._are_stated = workers is not None
+        self.is_stated = workers is not None
         self._before = os.environ.get(DEVICE)
         self._sets_device = bool(devices)
         self._devices = list(devices) or ([self._before] if self._before else [])
@@ -82,7 +83,7 @@ class LocalEngine:
 
     def processes(self, runs_network: bool) -> int:
         """Number of processes that work is spread over."""
-        if self._are_stated or not runs_network or not (num_gpus := self._num_gpus()):
+        if self.is_stated or not runs_network or not (num_gpus := self._num_gpus()):
             return self.workers
         return min(self.workers, PROCESSES_A_GPU * num_gpus)
 
@@ -164,9 +165,10 @@ def map_networks(engine: Engine, work: Callable[[T], R], tasks: Sequence[T]) -> 
     """As Engine.map, for work that runs a network with all threads of its process: on GPUs by the workers of the engine.
 
     On the CPU this process does it all: the last bits of a vector depend on the number of threads, and a worker has one. Where
-    this process has one, too (OMP_NUM_THREADS=1), the workers make the same bytes, and do it.
+    this process has one, too (OMP_NUM_THREADS=1), the workers make the same bytes, and do it where their number is stated: each
+    has to load torch and the model, which takes longer than embedding a hundred clips.
     """
-    if engine.has_gpus() or torch_threads() == 1:
+    if engine.has_gpus() or (torch_threads() == 1 and engine.is_stated):
         return engine.map(work, tasks, True)
     return ((index, work(task)) for index, task in enumerate(tasks))
 

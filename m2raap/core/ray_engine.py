@@ -28,6 +28,8 @@ class RayEngine:
     Raises UsageError where Ray is not installed, M2raapError where its cluster cannot be reached.
     """
 
+    is_stated = True
+
     def __init__(self, workers: int | None = None, devices: Sequence[str] = ()) -> None:
         try:
             import ray
