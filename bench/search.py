@@ -4,9 +4,14 @@ Generator (seeded): N unit vectors of 512-d in clusters, as clips of a few thous
 on the sphere, sizes as a Zipf law of exponent 0.5 has them, a member is its centre plus Gaussian noise of length 0.8, made
 unit. Queries are 1,000 other members of the same clusters, as a caption of a clip is near to it and never on it. For every
 kind of m2raap.retrieval.index: recall@10 against the exact scan, the median and 99th percentile of one query at a time,
-queries a second, time to build, size of the file and memory of the opened index. One thread.
+queries a second, time to build, peak memory of building, size of the file and memory of the opened index. One thread. Memory is
+that of the process alone: pages of mapped files, which the system can drop, are not counted. The floor of a flat or hnsw index is
+the vectors themselves, 4 E bytes a clip: 2.0 GB for a million of 512-d.
 
-    python bench/search.py [--n 1000000] [--queries 1000] [--kinds flat hnsw ivf pq]
+Before the kinds, the part of `m2raap search index` that needs no model: the tables and arrays of the index, written part by part;
+the baseline is the size of their vectors, which whoever holds all parts at once needs.
+
+    python bench/search.py [--vectors 1000000] [--queries 1000] [--kinds flat hnsw ivf pq]
 
 Five million clips by arithmetic: time to build as N log N (hnsw), as N sqrt N (ivf, pq: lists grow with sqrt N), a scan and all
 sizes as N; recall is not carried over.
@@ -19,15 +24,19 @@ import ctypes
 import math
 import resource
 import tempfile
+import threading
 import time
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 
-from m2raap.retrieval.index import KINDS, VectorIndex, build_index, choose_kind, write_index
+from m2raap.retrieval.index import KINDS, Kind, VectorIndex, build_index, choose_kind, write_index
+from m2raap.search.gallery import CLIPS, Writer
 
 DIM, NOISE, CLIPS_A_CLUSTER, TOP = 512, 0.8, 250, 10
 LARGER_N = 5_000_000
+WRITTEN, CLIPS_A_BLOCK, FRAMES = 200_000, 2_000, 8
 
 
 def vectors(num: int, seed: int = 0) -> tuple[np.ndarray, np.random.Generator, np.ndarray, np.ndarray]:
@@ -68,40 +77,88 @@ def exact(queries: np.ndarray, vectors_NE: np.ndarray) -> np.ndarray:
 def memory_mb() -> float:
     """Anonymous memory of this process, without pages mapped from files, after freed memory is returned to the system."""
     ctypes.CDLL(None).malloc_trim(0)
+    return anonymous_mb()
+
+
+def anonymous_mb() -> float:
     with open("/proc/self/status") as source:
         return next(int(line.split()[1]) for line in source if line.startswith("RssAnon")) / 1024
+
+
+class PeakMemory:
+    """Samples the anonymous memory of this process while its block runs; `mb` is the largest value over that at the start."""
+
+    def __enter__(self) -> PeakMemory:
+        self._before_mb, self.mb, self._over = memory_mb(), 0.0, threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+        return self
+
+    def _watch(self) -> None:
+        while not self._over.wait(0.02):
+            self.mb = max(self.mb, anonymous_mb() - self._before_mb)
+
+    def __exit__(self, *_: object) -> None:
+        self.mb = max(self.mb, anonymous_mb() - self._before_mb)
+        self._over.set()
+        self._thread.join()
 
 
 def main() -> None:
     import faiss
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--n", type=int, default=1_000_000)
+    parser.add_argument("--vectors", type=int, default=1_000_000)
     parser.add_argument("--queries", type=int, default=1_000)
     parser.add_argument("--kinds", nargs="+", default=KINDS, choices=KINDS)
     args = parser.parse_args()
     faiss.omp_set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
-        vectors_NE, rng, centres, shares = vectors(args.n)
+        vectors_NE, rng, centres, shares = vectors(args.vectors)
         np.save(Path(folder) / "vectors.npy", vectors_NE)
         queries = members(rng, centres, shares, args.queries)
         truth = exact(queries, vectors_NE)
         del vectors_NE
         vectors_NE = np.load(Path(folder) / "vectors.npy", mmap_mode="r")
-        print(f"{args.n:,} vectors of {DIM}-d, {args.queries:,} queries; --kind auto chooses {choose_kind(args.n)}")
         print(
-            f"{'kind':<6}{'recall@10':>10}{'p50 ms':>9}{'p99 ms':>9}{'q/s':>8}{'build s':>9}{'file MB':>9}{'memory MB':>10}",
-            end="",
+            f"{args.vectors:,} vectors of {DIM}-d, {args.queries:,} queries; --kind auto chooses {choose_kind(args.vectors)}"
         )
-        print(f"   at {LARGER_N:,}: {'build':>9}{'file GB':>9}")
+        measure_writing(vectors_NE, Path(folder))
+        columns = ("recall@10", "p50 ms", "p99 ms", "q/s", "build s", "peak MB", "file MB", "opened MB")
+        print(f"{'kind':<6}" + "".join(f"{column:>10}" for column in columns), end="")
+        print(f"   at {LARGER_N:,}: {'build':>9}{'peak GB':>9}{'file GB':>9}")
         for kind in args.kinds:
             measure(kind, vectors_NE, queries, truth, Path(folder) / "index.faiss")
     print(f"peak memory of the whole run {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:,.0f} MB")
 
 
-def measure(kind, vectors_NE: np.ndarray, queries: np.ndarray, truth: np.ndarray, path: Path) -> None:
+def measure_writing(vectors_NE: np.ndarray, folder: Path) -> None:
+    """Prints what the tables and arrays of an index take that are written part by part."""
+    num = min(len(vectors_NE), WRITTEN)
     start = time.perf_counter()
-    digest = write_index(build_index(vectors_NE, kind), path)
+    with PeakMemory() as peak:
+        writer = Writer(folder / "gallery", DIM)
+        for first in range(0, num, CLIPS_A_BLOCK):
+            rows = np.asarray(vectors_NE[first : min(first + CLIPS_A_BLOCK, num)])
+            ids = [f"clip{number:09d}" for number in range(first, first + len(rows))]
+            columns = {"clip_id": ids, "view": [0] * len(ids), "video": [f"{name}.mp4" for name in ids]}
+            lists = {"times_s": [0.0] * FRAMES, "langs": ["en"], "texts": ["words " * 10], "origins": ["raw"]}
+            columns |= {name: [value] * len(ids) for name, value in lists.items()}
+            columns |= {name: [None] * len(ids) for name in CLIPS.names if name not in columns}
+            writer.add(pa.Table.from_pydict(columns, CLIPS), rows, np.repeat(rows, FRAMES, 0).astype(np.float16))
+        writer.close()
+    seconds, held_mb = time.perf_counter() - start, num * DIM * (4 + 2 * FRAMES) / 2**20
+    print(
+        f"tables and arrays of {num:,} clips with {FRAMES} frames: {seconds:.0f} s, peak {peak.mb:.0f} MB; their vectors alone, "
+        f"all held at once, {held_mb:.0f} MB ({held_mb / max(peak.mb, 1):.1f} x)",
+        flush=True,
+    )
+
+
+def measure(kind: Kind, vectors_NE: np.ndarray, queries: np.ndarray, truth: np.ndarray, path: Path) -> None:
+    start = time.perf_counter()
+    with PeakMemory() as peak:
+        digest = write_index(build_index(vectors_NE, kind), path)
     build_s = time.perf_counter() - start
     before_mb = memory_mb()
     index = VectorIndex.open(path, digest, kind, vectors_NE)
@@ -123,8 +180,9 @@ def measure(kind, vectors_NE: np.ndarray, queries: np.ndarray, truth: np.ndarray
         "pq": times**1.5,
     }[kind]
     print(
-        f"{kind:<6}{hits / truth.size:>10.3f}{p50:>9.2f}{p99:>9.2f}{len(times_s) / sum(times_s):>8.0f}{build_s:>9.0f}"
-        f"{size_mb:>9.0f}{held_mb:>10.0f}{'':>16}{build_s * growth / 3600:>8.1f}h{size_mb * times / 1000:>9.1f}",
+        f"{kind:<6}{hits / truth.size:>10.3f}{p50:>10.2f}{p99:>10.2f}{len(times_s) / sum(times_s):>10.0f}{build_s:>10.0f}"
+        f"{peak.mb:>10.0f}{size_mb:>10.0f}{held_mb:>10.0f}{'':>16}{build_s * growth / 3600:>8.1f}h"
+        f"{peak.mb * times / 1000:>9.1f}{size_mb * times / 1000:>9.1f}",
         flush=True,
     )
 

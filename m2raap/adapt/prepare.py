@@ -40,7 +40,7 @@ from m2raap.adapt.trackers import open_trackers
 from m2raap.adapt.validate import encode_clips
 from m2raap.core import talk
 from m2raap.core.config import digest, result_settings
-from m2raap.core.engine import available_cores
+from m2raap.core.engine import available_cores, device
 from m2raap.core.errors import M2raapError
 from m2raap.models.backbone import MAX_LOGIT_SCALE
 from m2raap.models.families import load_backbone
@@ -141,13 +141,15 @@ def _load_model(cfg: AdaptConfig, dist_context: DistContext) -> VideoCLIP:
 
     The digest of its backbone is that of the weights as they were loaded.
     """
-    cuda = cfg.device == "cuda" or (cfg.device == "auto" and torch.cuda.is_available())
+    place = device() if cfg.device == "auto" else cfg.device
+    if place == "cuda" or (place != "cpu" and dist_context.world_size > 1):
+        place = f"cuda:{dist_context.local_rank}"
     model = VideoCLIP(load_backbone(cfg.backbone), cfg.temporal, cfg.acg, cfg.interaction, seed=cfg.seed)
     _ = model.backbone.digest  # computed and kept before any weight changes
     if cfg.temperature is not None:
         model.backbone.logit_scale.data.fill_(math.log(1 / cfg.temperature))
     model.backbone.expect_text_length(cfg.text_length, "adapt.text_length")
-    model.to(f"cuda:{dist_context.local_rank}" if cuda else "cpu")
+    model.to(place)
     choose_trained(model, cfg)
     return model
 

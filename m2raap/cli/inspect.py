@@ -56,6 +56,7 @@ def status(
 
 
 def _status_line(row: dict[str, Any]) -> str:
+    from m2raap.core import talk
     from m2raap.core.ledger import Counts
     from m2raap.core.libraries import other_versions
 
@@ -63,6 +64,7 @@ def _status_line(row: dict[str, Any]) -> str:
     flow = f"{clips.rows_in} -> {clips.rows_out} clips" if clips.rows_in else ""
     parts = f"{row['scored']}/{row['parts']} parts scored" if "parts" in row else ""
     line = f"{row['state']:<11} {row['folder']:<44} {flow or parts:<28} {', '.join(row['arms'])}"
+    line += f" on {talk.one_line(', '.join(row['devices']))}" if row.get("devices") else ""
     differences = other_versions(row.get("libraries", {}))
     return f"{line}\n{'':<11} made with {differences}" if differences else line
 

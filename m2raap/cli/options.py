@@ -20,14 +20,22 @@ SetOption = Annotated[
     list[str] | None, typer.Option("--set", metavar="A.B=C", help="override a key of the recipe; repeatable")
 ]
 WorkersOption = Annotated[
-    int | None, typer.Option("--workers", min=1, help="processes of the data stages (default: cores)")
+    int | None,
+    typer.Option(
+        "--workers",
+        min=1,
+        help="processes of the data stages and of embed (default: cores; for networks on GPUs two for each)",
+    ),
 ]
-DevicesOption = Annotated[str | None, typer.Option("--devices", help="GPUs of the workers, one for each: 0-7 or 0,2")]
+DevicesOption = Annotated[
+    str | None,
+    typer.Option("--devices", help="GPUs that run networks: 0-7 or 0,2; cpu: none (default: all of the machine)"),
+]
 EngineOption = Annotated[
-    str, typer.Option("--engine", help="what runs the data stages: local (processes), or ray (machines)")
+    str, typer.Option("--engine", help="what runs the data stages and embed: local (processes), or ray (machines)")
 ]
 PartsOption = Annotated[
-    str | None, typer.Option("--parts", metavar="I/N", help="do only share I of N of the data stages")
+    str | None, typer.Option("--parts", metavar="I/N", help="do only share I of N of the data stages and of embed")
 ]
 ForceOption = Annotated[
     bool,
@@ -111,22 +119,24 @@ def parse_percent(text: str) -> float:
 
 
 def parse_devices(text: str | None) -> list[str]:
-    """'0-2,5' -> ['cuda:0', 'cuda:1', 'cuda:2', 'cuda:5']."""
+    """'0-2,5' -> ['cuda:0', 'cuda:1', 'cuda:2', 'cuda:5']; 'cpu' -> ['cpu']."""
+    if text and text.strip() == "cpu":
+        return ["cpu"]
     devices: list[str] = []
     for item in text.split(",") if text else []:
         match = re.fullmatch(r"(\d+)(?:-(\d+))?", item.strip())
         if not match or (match[2] and int(match[2]) < int(match[1])):
-            raise UsageError(f"--devices {text}: expected numbers of GPUs such as 0-7 or 0,2")
+            raise UsageError(f"--devices {text}: expected numbers of GPUs such as 0-7 or 0,2, or cpu")
         devices += [f"cuda:{i}" for i in range(int(match[1]), int(match[2] or match[1]) + 1)]
     return devices
 
 
 def _present(devices: list[str], text: str | None) -> list[str]:
     """The devices. Raises UsageError where this machine does not have one of them, before any work is done."""
-    if devices:
-        import torch
+    if devices and devices != ["cpu"]:
+        from m2raap.core.engine import machine_gpus
 
-        number = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        number = machine_gpus()
         if any(int(device.removeprefix("cuda:")) >= number for device in devices):
             gpus = (
                 f"the GPUs 0 to {number - 1}" if number > 1 else "the GPU 0" if number else "no GPU that torch can use"

@@ -66,6 +66,9 @@ def index(
         Path | None,
         typer.Option("--remove", metavar="IDS", help="file with one clip id per line: remove these clips permanently"),
     ] = None,
+    workers: options.WorkersOption = None,
+    devices: options.DevicesOption = None,
+    engine: options.EngineOption = "local",
     as_json: options.JsonOption = False,
 ) -> None:
     from m2raap.core.config import suggestion
@@ -84,7 +87,8 @@ def index(
         )
     ids = set(read_ids(remove)) if remove else None
     clips = open_view(view) if view else None
-    tree = make_index(out, clips, chosen_model(model), kind=kind, add=add, remove=ids)
+    with options.open_engine(engine, workers, devices) as mapped:
+        tree = make_index(out, clips, chosen_model(model), kind=kind, add=add, remove=ids, engine=mapped)
     counts = ", ".join(f"{tree[key]:,} {text}" for key, text in COUNTS.items() if tree[key])
     emit(tree, [f"{out}: {tree['clips']:,} clips, {tree['kind']}, model {tree['model'][:12]}", counts], as_json)
 

@@ -142,9 +142,13 @@ def embed(
     recipe: RecipeOption = None,
     assignments: options.SetOption = None,
     workers: options.WorkersOption = None,
+    devices: options.DevicesOption = None,
+    engine: options.EngineOption = "local",
+    parts: options.PartsOption = None,
     force: options.ForceOption = False,
     as_json: options.JsonOption = False,
 ) -> None:
+    from m2raap.core.errors import UsageError
     from m2raap.pipeline.recipe import load_for_stage
     from m2raap.search.embed_folder import embed_folder, is_video_folder
     from m2raap.stages.embed import EmbedStage
@@ -152,10 +156,17 @@ def embed(
 
     loaded = load_for_stage("embed", recipe, assignments)
     chosen = model_folder(model) if model else loaded.backbone
-    if is_video_folder(corpus):
-        with options.open_engine("local", workers, None) as engine:
-            embed_folder(corpus, loaded.keyframes, chosen, out, engine, force)
-        _show_counts(out / "vectors", as_json)
-        return
-    EmbedStage(loaded.embed, loaded.shared).run_on(_open(corpus, loaded, None), chosen, out, force)
-    _show_counts(out, as_json)
+    share, is_folder = options.parse_share(parts), is_video_folder(corpus)
+    if is_folder and parts:
+        raise UsageError(
+            "--parts: a folder of videos is embedded by one command; import it as a corpus, or leave --parts out"
+        )
+    with options.open_engine(engine, workers, devices) as mapped:
+        if is_folder:
+            embed_folder(corpus, loaded.keyframes, chosen, out, mapped, force)
+            _show_counts(out / "vectors", as_json)
+            return
+        view, stage = _open(corpus, loaded, None), EmbedStage(loaded.embed, loaded.shared)
+        finished = stage.run_on(view, chosen, out, force, mapped, share)
+    if finished:
+        _show_counts(out, as_json)

@@ -10,9 +10,10 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from m2raap.core.config import canonical, digest
+from m2raap.core.engine import device
 from m2raap.core.errors import NO_TEXT_LEFT, UNREADABLE, WORTH_ANOTHER_TRY, M2raapError
 from m2raap.core.extension import CODE_KEY, is_extension
 from m2raap.core.extension import refuse_changed as refuse_changed_code
@@ -77,9 +78,18 @@ def by_id(rows: Iterable[Row]) -> Signals:
     return {row_key(row): row for row in rows}
 
 
-def score_part(task: PartTask) -> tuple[float, int, int]:
-    """Scores one part; returns the seconds, the number of clips that were neither finished nor reused, and the number of
-    questions that are left open; a part with any is not written."""
+class Scored(NamedTuple):
+    """What scoring a part took: `num_fresh` clips were neither finished nor reused, and `num_open` questions are left open; a
+    part with any is not written. `device`: of the networks that ran; None where none did."""
+
+    seconds: float
+    num_fresh: int
+    num_open: int
+    device: str | None = None
+
+
+def score_part(task: PartTask) -> Scored:
+    """Scores one part, unless it is finished."""
     start = time.monotonic()
     stage, folder, index = task.stage, task.folder, task.part
     part = task.view.part(index, stage.tables_over(task.view)).with_signals(stage.reads_signals)
@@ -94,7 +104,7 @@ def score_part(task: PartTask) -> tuple[float, int, int]:
     done = done_path(folder, "score", index)
     refuse_redone(folder, task.plan)
     if _is_done(folder, done, key, task.settings_digest("score")):
-        return time.monotonic() - start, 0, 0
+        return Scored(time.monotonic() - start, 0, 0)
     done.unlink(missing_ok=True)
     tables, kept = _reuse(task, digests)
     fresh = set(digests) - kept
@@ -104,7 +114,7 @@ def score_part(task: PartTask) -> tuple[float, int, int]:
         for table, rows in stage.score(part.only(fresh), task.view).items():
             tables[table] = tables.get(table, []) + rows
     if num_open := stage.num_open(tables.get("signals", [])):
-        return time.monotonic() - start, len(fresh), num_open
+        return Scored(time.monotonic() - start, len(fresh), num_open)
     with_signals = {row["clip_id"] for row in tables.get("signals", [])}
     assert with_signals == set(digests), f"{stage.name} gave no signals for {sorted(set(digests) - with_signals)[:3]}"
     files = {}
@@ -115,7 +125,8 @@ def score_part(task: PartTask) -> tuple[float, int, int]:
         rows = tables.get(table, [])
         files[part_key(table, index)] = write_part(folder, table, index, rows, schema, settings_digest)
     write_json(done, {"key": key, "settings": settings_digest, "clips": digests, "files": files})
-    return time.monotonic() - start, len(fresh), 0
+    on = device() if stage.runs_network and fresh else None
+    return Scored(time.monotonic() - start, len(fresh), 0, on)
 
 
 def _reuse(task: PartTask, digests: dict[str, str]) -> tuple[Tables, set[str]]:

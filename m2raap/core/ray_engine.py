@@ -23,9 +23,12 @@ _MAX_RETRIES = 3  # of a task whose machine was lost
 class RayEngine:
     """Joins the cluster of RAY_ADDRESS, or starts a Ray of `workers` CPUs on this machine.
 
-    Of `devices` only the number counts, not the names: with any, every task asks Ray for one GPU.
+    Work that runs a network asks Ray for a GPU where the cluster has some, or where `devices` names any: of GPUs only their
+    number counts, not the names. With the device cpu it asks for none.
     Raises UsageError where Ray is not installed, M2raapError where its cluster cannot be reached.
     """
+
+    is_stated = True
 
     def __init__(self, workers: int | None = None, devices: Sequence[str] = ()) -> None:
         try:
@@ -34,9 +37,11 @@ class RayEngine:
             raise UsageError("--engine ray: Ray is not installed; pip install 'm2raap[ray]'") from None
         self._ray = ray
         address = os.environ.get("RAY_ADDRESS")
+        devices = list(devices) or ([stated] if (stated := os.environ.get(DEVICE)) else [])
+        gpus = [name for name in devices if name != "cpu"]
         local: dict[str, Any] = {}
         if not address:
-            local = {"num_cpus": workers or available_cores(), "num_gpus": len(devices)}
+            local = {"num_cpus": workers or available_cores(), "num_gpus": len(gpus) if devices else None}
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray sends no statistics over the network
         os.environ[SAFE_PATH] = "1"
@@ -61,18 +66,22 @@ class RayEngine:
         finally:
             os.chdir(started_in)
         self.workers = workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
-        self._gpus = 1 if devices else 0
+        self._has_gpus = bool(gpus) if devices else ray.cluster_resources().get("GPU", 0) > 0
 
-    def map(self, work: Callable[[T], R], tasks: Sequence[T]) -> Iterator[tuple[int, R]]:
+    def has_gpus(self) -> bool:
+        return self._has_gpus
+
+    def map(self, work: Callable[[T], R], tasks: Sequence[T], runs_network: bool = False) -> Iterator[tuple[int, R]]:
         """As Engine.map. At most two tasks a worker are queued, so that the queue of a large corpus stays short."""
         ray: Any = self._ray
-        remote = ray.remote(num_cpus=1, num_gpus=self._gpus, max_retries=_MAX_RETRIES)(_run_task)
+        on_gpu = runs_network and self._has_gpus
+        remote = ray.remote(num_cpus=1, num_gpus=int(on_gpu), max_retries=_MAX_RETRIES)(_run_task)
         left = iter(enumerate(tasks))
         waiting: dict[Any, int] = {}
         while True:
             while len(waiting) < 2 * self.workers and (item := next(left, None)) is not None:
                 index, task = item
-                waiting[remote.remote(os.getcwd(), bool(self._gpus), work, task)] = index
+                waiting[remote.remote(os.getcwd(), on_gpu, work, task)] = index
             if not waiting:
                 return
             finished, _ = ray.wait(list(waiting), num_returns=1)

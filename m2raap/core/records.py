@@ -110,6 +110,7 @@ class Timing(TypedDict):
     seconds: FiniteFloat
     step: NotRequired[Count]
     data_wait_s: NotRequired[FiniteFloat]
+    device: NotRequired[str]  # of the networks that the work ran
 
 
 T = TypeVar("T")

@@ -138,9 +138,10 @@ def _score(stage: DataStage[Any], tasks: list[PartTask], engine: Engine, folder:
     """Scores parts; returns the number of questions that are left open (see DataStage.num_open)."""
     num_open = 0
     with talk.progress(talk.title(folder, stage.name), len(tasks)) as advance:
-        for index, (seconds, scored, open_of_part) in engine.map(score_part, tasks):
-            log_timing(folder, "score", seconds, part=tasks[index].part, scored=scored)
-            num_open += open_of_part
+        for index, scored in engine.map(score_part, tasks, stage.runs_network):
+            more = {"device": scored.device} if scored.device else {}
+            log_timing(folder, "score", scored.seconds, part=tasks[index].part, scored=scored.num_fresh, **more)
+            num_open += scored.num_open
             advance()
     return num_open
 

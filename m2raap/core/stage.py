@@ -94,6 +94,11 @@ class Stage(Generic[C]):
         """Configs of the backbones whose weights it loads, so that missing weights are reported before any work."""
         return []
 
+    @property
+    def runs_network(self) -> bool:
+        """Whether its work on parts runs a network, so that its workers are given GPUs where there are some."""
+        return bool(self.backbones())
+
 
 class SingleStage(Stage[C]):
     """Base of the stages that take their input whole. Long work resumes by itself (see core.whole.run_single_stage)."""

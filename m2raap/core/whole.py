@@ -34,16 +34,34 @@ def run_single_stage(
     view: View | None = None,
     inputs: dict[str, str] | None = None,
     force: bool = False,
-) -> None:
-    """Brings `folder` to its finished state.
+    share: tuple[int, int] = (1, 1),
+    work_on_share: Callable[[Path, str], bool] | None = None,
+) -> bool:
+    """Brings `folder` to its finished state; True when it is. False: with `share` (i, n), other shares are still missing.
 
-    Raises M2raapError when it was made from other inputs or settings, or another command is writing to it.
+    `work_on_share` does what comes before `work` and can be shared, and returns whether all of that is there; it is given the
+    folder and the digest of its plan. Shares run at the same time; one that sees the work of all waits until the others have
+    ended, and finishes. Raises M2raapError when the folder was made from other inputs or settings, or another command is
+    writing to it.
     """
-    with locked(folder):
-        if begin(folder, plan_of(name, version, view, settings, inputs), view, force):
+    is_shared = work_on_share is not None and share != (1, 1)
+    with locked(folder, shared=is_shared) as lock:
+        shared = lock if is_shared else None
+        if begin(folder, plan_of(name, version, view, settings, inputs), view, force, shared=shared):
             talk.log(f"{talk.title(folder, name)}: already finished")
-            return
+            return True
         plan = plan_digest(folder)
+        if work_on_share and not work_on_share(folder, plan):
+            talk.log(
+                f"{talk.title(folder, name)}: share {share[0]}/{share[1]} is done; other shares are not finished yet"
+            )
+            return False
+        if shared:
+            talk.log(f"{talk.title(folder, name)}: all shares are done; this one finishes when the others have ended")
+            shared.wait_exclusive()
+            refuse_redone(folder, plan)
+            if (folder / "manifest.json").exists():
+                return True
         start = time.monotonic()
         output = work(folder)
         log_timing(folder, name, time.monotonic() - start)
@@ -51,3 +69,4 @@ def run_single_stage(
         refuse_redone(folder, plan)
         refuse_changed(folder, view, inputs)
         finish(folder, name, version, view, settings, files, output.counts, inputs, output.models)
+    return True

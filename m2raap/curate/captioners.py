@@ -85,12 +85,13 @@ class ClipFrames:
 
 @dataclass(frozen=True)
 class Tools:
-    """What captioners may use. The encoders (texts or JPEGs -> (N, E) features) are of one backbone; `cache` opens the file
-    of answers at first use."""
+    """What captioners may use. The encoders (texts, or JPEGs, -> (N, E) features) are of one backbone; `encode_clips` takes the
+    JPEGs of many clips at once, which fill a GPU better. `cache` opens the file of answers at first use."""
 
     encode_images: Callable[[Sequence[bytes]], np.ndarray]
     encode_texts: Callable[[list[str]], np.ndarray]
     cache: Callable[[], Cache]
+    encode_clips: Callable[[Sequence[Sequence[bytes]]], list[np.ndarray]]
 
 
 class Captioner(Protocol):
@@ -135,7 +136,7 @@ class RetrievalCaptioner:
 
     def caption_many(self, clips: Sequence[ClipFrames], langs: Sequence[str]) -> list[list[Row]]:
         """See Captioner; clips without frames get no rows."""
-        features = [self._tools.encode_images(clip.jpegs) for clip in clips if clip.jpegs]
+        features = self._tools.encode_clips([clip.jpegs for clip in clips if clip.jpegs])
         rows = iter(self.nearest(features, langs))
         return [next(rows) if clip.jpegs else [] for clip in clips]
 

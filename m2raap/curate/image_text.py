@@ -50,9 +50,12 @@ class ImageText:
     its neighbours."""
 
     def __init__(self, cfg: ImageTextConfig, cache: Callable[[], Cache]) -> None:
+        from m2raap.models.batches import Batches
+
         self.cfg = cfg
         self.name = weights_name(cfg.model, cfg.revision)
         self._cache = cache
+        self._batches = Batches(cfg.batch_size, "pictures")
 
     def describe(self, pictures: Sequence[tuple[str, bytes]]) -> list[Completion]:
         """(clip_id, JPEG) of K frames -> K completions. Equal pictures are described once; cached answers are used."""
@@ -62,11 +65,13 @@ class ImageText:
         for request, (_, jpeg) in zip(requests, pictures, strict=True):
             if request.key not in missing and cache.get(request) is None:
                 missing[request.key] = request, jpeg
-        uncached = list(missing.values())
-        for start in range(0, len(uncached), self.cfg.batch_size):
-            batch = uncached[start : start + self.cfg.batch_size]
-            for (request, _), completion in zip(batch, self._generate([jpeg for _, jpeg in batch]), strict=True):
-                cache.put(request, completion)
+
+        def described(batch: list[tuple[Request, bytes]]) -> list[tuple[Request, Completion]]:
+            completions = self._generate([jpeg for _, jpeg in batch])
+            return [(request, completion) for (request, _), completion in zip(batch, completions, strict=True)]
+
+        for answered in self._batches(described, missing.values()):
+            cache.put_all(answered)
         completions = [cache.get(request) for request in requests]
         assert all(completions), "every picture has an answer now"
         return [completion for completion in completions if completion]
@@ -83,7 +88,7 @@ class ImageText:
         model, processor = load_captioner(self.cfg.model_dump_json())
         prompt = self.cfg.prompt or FAMILIES[model.config.model_type]
         pictures = [Image.open(io.BytesIO(jpeg)).convert("RGB") for jpeg in jpegs]
-        filled = pictures + [pictures[-1]] * (self.cfg.batch_size - len(pictures))
+        filled = pictures + [pictures[-1]] * (self._batches.size - len(pictures))
         texts = {"text": [prompt] * len(filled)} if prompt else {}
         inputs = processor(images=filled, return_tensors="pt", **texts).to(device())
         inputs["pixel_values"] = inputs["pixel_values"].to(model.dtype)

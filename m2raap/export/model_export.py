@@ -40,6 +40,7 @@ def export_model(
     about: dict[str, Any] = {"kind": "model export", "to": to, "model": clip.digest}
     with new_folder(out) as draft:
         measured = measure(bench, clip) if bench else None
+        clip.cpu()  # measuring has moved it to a GPU, and exports are written on the CPU
         if measured:
             about |= {"benchmark": measured.benchmark, "adapted": measured.r1()}
         about |= TARGETS[to](_Job(model, clip, draft, bench, measured, num_frames, licence))

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from m2raap.core import talk
+from m2raap.core.engine import device
 from m2raap.core.errors import M2raapError
 from m2raap.core.files import open_without_links
 from m2raap.export.measure import Measured
@@ -72,15 +73,20 @@ def measure_stills(stills: Stills, clip: VideoCLIP, gallery: int | None = None, 
     """R@1 of the captions among the stills. `gallery`: rank among that many at a time (seeded); None: among all."""
     import torch
 
+    from m2raap.models.batches import Batches
     from m2raap.models.images import images_from_jpegs
 
     images: list[np.ndarray] = []
+    clip.to(device())
+
+    def encoded(paths: list[Path]) -> np.ndarray:
+        pictures = images_from_jpegs([_bytes(path) for path in paths], clip.backbone.preprocess)
+        return clip.encode_video(pictures[:, None].to(clip.backbone.device)).float().cpu().numpy()
+
     with torch.inference_mode(), talk.progress("stills", len(stills.paths)) as advance:
-        for start in range(0, len(stills.paths), BATCH):
-            paths = stills.paths[start : start + BATCH]
-            pictures = images_from_jpegs([_bytes(path) for path in paths], clip.backbone.preprocess)
-            images.append(clip.encode_video(pictures[:, None]).float().numpy())
-            advance(len(paths))
+        for vectors_BE in Batches(BATCH, "pictures")(encoded, stills.paths):
+            images.append(vectors_BE)
+            advance(len(vectors_BE))
         text_TE = encode_texts(clip, [text for _, _, text in stills.texts])
     image_VE = np.concatenate(images)
     rows, ranks = [], []

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from m2raap.core.engine import device as default_device
 from m2raap.core.errors import M2raapError
 from m2raap.interop.external import as_rows, mean_of_frames, pictures
 from m2raap.models.backbone import weights_digest
@@ -34,7 +35,8 @@ class SentenceTransformerEmbedder:
     queries and clips as documents, each with its instruction: None takes the model's own prompt ("query", "document"), ""
     none. Where the model reads messages the instruction is the system message, otherwise it comes before the text.
     `video`: settings of the model's video processor, such as {"size": ...}; frames are never sampled. `batch_size`: clips at
-    a time. `device`, `dtype` (such as "bfloat16"): for a model that is loaded here; None leaves them to the library.
+    a time. `device`, `dtype` (such as "bfloat16"): for a model that is loaded here; None: the device of this process, and the
+    type of the stored weights.
 
     A model of images alone gives the mean of the unit vectors of a clip's frames. Code and pickles of a model are never run.
     Raises M2raapError for a model that cannot be loaded, reads neither videos nor images, or does not take every frame.
@@ -54,7 +56,7 @@ class SentenceTransformerEmbedder:
     ) -> None:
         if isinstance(model, str | Path):
             name = name or (Path(model).resolve().name if Path(model).is_dir() else str(model))
-            model = _load(str(model), device, dtype)
+            model = _load(str(model), device or default_device(), dtype)
         self.model: Any = model
         self._name = name or type(model).__name__
         self._batch = batch_size

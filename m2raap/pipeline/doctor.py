@@ -20,6 +20,7 @@ def examine() -> list[dict[str, Any]]:
         one_scenedetect,
         _one_opencv,
         _torch,
+        _device,
         _open_clip,
         _pyav,
         _ffmpeg,
@@ -82,6 +83,10 @@ def _torch() -> Finding:
         return f"{torch.__version__}, {gpus} GPU{'' if gpus == 1 else 's'}"
 
     return attempt("torch", work)
+
+
+def _device() -> Finding:
+    return attempt("networks run on", lambda: importlib.import_module("m2raap.core.engine").describe_device())
 
 
 def _open_clip() -> Finding:

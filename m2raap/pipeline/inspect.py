@@ -9,6 +9,7 @@ from m2raap.core import tombstones
 from m2raap.core.corpus import open_corpus
 from m2raap.core.errors import M2raapError
 from m2raap.core.files import read_object
+from m2raap.core.folder import read_timings
 from m2raap.core.ledger import Counts
 from m2raap.core.part_work import phase_digest
 from m2raap.core.records import CorpusManifest, DoneRecord, Plan, StageManifest, as_record, read_record
@@ -177,6 +178,8 @@ def _status_row(step: Step) -> dict[str, Any]:
             return row | {"state": "old format"}
         manifest = stage_manifest(step.folder)
         state = "stale" if is_stale(step, manifest) else "done"
+        devices = sorted({timing["device"] for timing in read_timings(step.folder) if "device" in timing})
+        row |= {"devices": devices} if devices else {}
         return row | {"state": state, "counts": manifest["counts"], "libraries": manifest.get("libraries", {})}
     if (step.folder / "plan.json").exists():
         total = read_record(Plan, step.folder / "plan.json")["num_parts"]

@@ -7,6 +7,7 @@ import time
 from dataclasses import dataclass
 from functools import lru_cache
 
+from m2raap.core import engine
 from m2raap.core.engine import torch_threads
 
 # The share of the rate of a matrix product that training reaches; the same as for the GPU of pipeline.train_cost.
@@ -30,7 +31,7 @@ def training_rate(device: str, precision: str, threads: int = 0) -> Rate:
     """The rate of the device on which adapt would train, for its `adapt.device`, `adapt.precision` and `adapt.threads`."""
     import torch
 
-    kind = "cuda" if device == "cuda" or (device == "auto" and torch.cuda.is_available()) else "cpu"
+    kind = (engine.device() if device == "auto" else device).partition(":")[0]
     if kind == "cuda" and not torch.cuda.is_available():
         return Rate("a GPU, which this machine does not have", 0.0)
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision, torch.float32)

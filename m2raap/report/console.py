@@ -261,7 +261,8 @@ def print_modules(rows: Sequence[ModuleRow], file: TextIO | None = None) -> None
     title = "Cost"
     if rows:
         threads = f"{rows[0].threads} thread{'s' if rows[0].threads > 1 else ''}"
-        title = f"Cost of one clip of {rows[0].frames} frames; M: million weights; ms on the CPU, {threads}"
+        on = f"the CPU, {threads}" if rows[0].device == "cpu" else rows[0].device
+        title = f"Cost of one clip of {rows[0].frames} frames; M: million weights; ms on {on}"
     print_table(title, head, lines, {2, 3, 4, 5, 6}, file)
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from m2raap.core import talk
 from m2raap.core.config import canonical
+from m2raap.core.engine import device
 from m2raap.core.files import write_json
 from m2raap.core.records import read_rows
 from m2raap.models.config import BackboneConfig, MeanConfig
@@ -48,7 +49,8 @@ def cost_of_run(run: RunFolder, threads: int) -> list[ModuleRow]:
 
 
 def cost_of_recipe(recipe: Recipe, threads: int, trained: dict[str, Path] | None = None) -> list[ModuleRow]:
-    """Parameters, FLOP and ms a clip of `encode_video`, without gradients, in fp32 on the CPU with `threads` threads."""
+    """Parameters, FLOP and ms a clip of `encode_video`, without gradients, in fp32, on a GPU in batches that fill it, or on
+    the CPU with `threads` threads."""
     import torch
 
     before = torch.get_num_threads()
@@ -102,6 +104,7 @@ def _rows(recipe: Recipe, threads: int, trained: dict[str, Path]) -> list[Module
                     ms=ms,
                     mean_ms=mean_ms,
                     threads=threads,
+                    device=device(),
                     gates=training_summary(trained[arm])["gates"] if arm in trained else {},
                 )
             )
@@ -121,8 +124,13 @@ def _measured(model: VideoCLIP, frames: int) -> tuple[float, float]:
     from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.utils.flop_counter import FlopCounterMode
 
+    from m2raap.models.batches import PICTURES_ON_GPU
+
+    on = device()
+    model.to(on)
+    batch = BATCH if on == "cpu" else max(1, PICTURES_ON_GPU // frames)
     side = model.backbone.preprocess.image_size
-    clips = torch.randn(BATCH, frames, 3, side, side, generator=torch.Generator().manual_seed(0))
+    clips = torch.randn(batch, frames, 3, side, side, generator=torch.Generator().manual_seed(0)).to(on)
     required_grad = [p.requires_grad for p in model.parameters()]
     model.requires_grad_(True)  # without gradients torch takes fused kernels that the counter does not see
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
@@ -131,11 +139,11 @@ def _measured(model: VideoCLIP, frames: int) -> tuple[float, float]:
         p.requires_grad_(requires_grad)
     times = []
     with torch.inference_mode():
-        model.encode_video(clips)  # warm-up
+        model.encode_video(clips)[0, 0].item()  # warm-up; .item() waits until a GPU has computed
         for _ in range(REPEATS):
             started = time.perf_counter()
-            model.encode_video(clips)
-            times.append((time.perf_counter() - started) / BATCH)
+            model.encode_video(clips)[0, 0].item()
+            times.append((time.perf_counter() - started) / batch)
     return counter.get_total_flops() / 1e9, 1000 * min(times)
 
 

@@ -257,10 +257,11 @@ class ModuleRow:
     learning_m: float  # million weights that are trained
     gflop: float  # of one clip, forward pass only
     mean_gflop: float
-    ms: float  # for one clip, the fastest of several passes, fp32 on the CPU
+    ms: float  # for one clip, the fastest of several passes, fp32 on `device`
     mean_ms: float
-    threads: int
+    threads: int  # on the CPU
     gates: dict[str, float]
+    device: str = "cpu"
 
 
 @dataclass(frozen=True)

@@ -72,9 +72,11 @@ def build_index(vectors_NE: Floats, kind: Kind) -> Any:
     try:
         if kind == "flat":
             index = faiss.IndexFlatIP(dim)
+            _reserve(index, num * dim * 4)
         elif kind == "hnsw":
             index = faiss.IndexHNSWFlat(dim, HNSW_LINKS, metric)
             index.hnsw.efConstruction = HNSW_EF_BUILD
+            _reserve(faiss.downcast_index(index.storage), num * dim * 4)
         else:
             suffix = "Flat" if kind == "ivf" else f"PQ{code_bytes(dim)}x8"
             index = faiss.index_factory(dim, f"IVF{num_lists(num)},{suffix}", metric)
@@ -89,6 +91,12 @@ def build_index(vectors_NE: Floats, kind: Kind) -> Any:
     finally:
         faiss.omp_set_num_threads(threads)
     return index
+
+
+def _reserve(storage: Any, num_bytes: int) -> None:
+    """Gives a flat index its memory at once: where it grows, its vectors are for a moment in memory twice."""
+    storage.codes.resize(num_bytes)
+    storage.codes.resize(0)  # the memory stays
 
 
 def _sample(vectors_NE: Floats, most: int) -> Floats:
@@ -124,7 +132,8 @@ class VectorIndex:
                 f"{path}: its digest is not the one in the manifest of the index, so it is not opened; make the index again"
             )
         try:
-            index = faiss.read_index(str(path))
+            # Mapped as the vectors are: the system reads the pages that queries touch, and may drop them again.
+            index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
         except (RuntimeError, MemoryError) as error:
             raise M2raapError(f"{path}: faiss cannot read it ({str(error)[:200]}); make the index again") from None
         if (index.ntotal, index.d) != vectors_NE.shape:

@@ -7,13 +7,17 @@ videos.parquet   one row a file: video (path below the folder), row of video.npy
 from __future__ import annotations
 
 import io
+import itertools
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from m2raap.core import talk
 from m2raap.core.corpus import open_corpus, write_corpus
-from m2raap.core.engine import Engine
+from m2raap.core.engine import Engine, map_networks
 from m2raap.core.errors import M2raapError
 from m2raap.core.files import write_atomic
 from m2raap.core.lock import locked
@@ -25,7 +29,7 @@ from m2raap.core.view import View
 from m2raap.core.whole import StageOutput, run_single_stage
 from m2raap.models.config import BackboneConfig
 from m2raap.retrieval.embeddings import write_npy
-from m2raap.search.clip_vectors import ClipEncoder
+from m2raap.search.clip_vectors import forget_encoder, index_encoder
 from m2raap.stages.keyframes import KeyframesConfig, KeyframesStage
 from m2raap.stages.split import as_name
 from m2raap.video.health import find_files, printable
@@ -85,7 +89,7 @@ def _embed_folder(
     framed = view.over(out / "keyframes")
 
     def work(folder: Path) -> StageOutput:
-        return _vectors(framed, bad_names, model, folder)
+        return _vectors(framed, bad_names, model, inputs["model"], folder, engine)
 
     settings = {"bad_names": bad_names} if bad_names else {}
     run_single_stage("vectors", 1, settings, out / "vectors", work, view=framed, inputs=inputs, force=force)
@@ -114,26 +118,52 @@ def _is_utf8(name: str) -> bool:
     return True
 
 
-def _vectors(view: View, bad_names: list[str], model: Path | BackboneConfig, folder: Path) -> StageOutput:
-    import numpy as np
+@dataclass(frozen=True)
+class _Task:
+    """One part of a folder of videos; `content`: digest of the model."""
+
+    view: View
+    model: Path | BackboneConfig
+    content: str
+    part: int
+
+
+def _embed_part(task: _Task) -> tuple[list[dict[str, Any]], list[np.ndarray], str]:
+    """The rows of videos.parquet of a part, without `row`, the vectors of those that have some, and the model's digest."""
+    encoder = index_encoder(task.model, content=task.content)
+    part = task.view.part(task.part, ("jpegs",))
+    framed = [clip for clip in part.clips if clip["clip_id"] in part.frames]
+    jpegs = [part.frames[clip["clip_id"]]["jpegs"] for clip in framed]
+    vectors = [vector_E for vector_E, _ in encoder.clips(jpegs)]
+    rows = [
+        {"video": clip["video"], "frames": len(frames), "reason": None}
+        for clip, frames in zip(framed, jpegs, strict=True)
+    ]
+    video_of = {clip["clip_id"]: clip["video"] for clip in task.view.corpus.rows("clips", task.part)}
+    for drop in task.view.dropped(task.part):
+        rows.append({"video": video_of[drop["clip_id"]], "frames": 0, "reason": drop["reason"]})
+    return rows, vectors, encoder.digest
+
+
+def _vectors(
+    view: View, bad_names: list[str], model: Path | BackboneConfig, content: str, folder: Path, engine: Engine
+) -> StageOutput:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    encoder = ClipEncoder(model)
+    tasks = [_Task(view, model, content, part) for part in range(view.num_parts)]
+    parts: dict[int, tuple[list[dict[str, Any]], list[np.ndarray], str]] = {}
+    with talk.progress("embed", view.corpus.counts["clips"]) as advance:
+        for index, embedded in map_networks(engine, _embed_part, tasks):
+            parts[index] = embedded
+            advance(len(embedded[0]))
     vectors: list[np.ndarray] = []
     rows: list[dict[str, Any]] = []
-    with talk.progress("embed", view.corpus.counts["clips"]) as advance:
-        for index in range(view.num_parts):
-            part = view.part(index, ("jpegs",))
-            framed = [clip for clip in part.clips if clip["clip_id"] in part.frames]
-            jpegs = [part.frames[clip["clip_id"]]["jpegs"] for clip in framed]
-            for clip, frames, (vector, _) in zip(framed, jpegs, encoder.clips(jpegs), strict=True):
-                rows.append({"video": clip["video"], "row": len(vectors), "frames": len(frames), "reason": None})
-                vectors.append(vector)
-            video_of = {clip["clip_id"]: clip["video"] for clip in view.corpus.rows("clips", index)}
-            for drop in view.dropped(index):
-                rows.append({"video": video_of[drop["clip_id"]], "row": None, "frames": 0, "reason": drop["reason"]})
-            advance(len(video_of))
+    for index in range(view.num_parts):
+        of_part, vectors_of_part, _ = parts[index]
+        numbers = itertools.count(len(vectors))
+        rows += [row | {"row": next(numbers) if row["reason"] is None else None} for row in of_part]
+        vectors += vectors_of_part
     rows += [{"video": name, "row": None, "frames": 0, "reason": "bad_name"} for name in bad_names]
     if not vectors:
         reasons = sorted({row["reason"] for row in rows})
@@ -146,4 +176,5 @@ def _vectors(view: View, bad_names: list[str], model: Path | BackboneConfig, fol
     pq.write_table(pa.Table.from_pylist(rows, schema), sink, compression="zstd")
     write_atomic(folder / "videos.parquet", sink.getvalue())
     counts = {"files": len(rows), "embedded": len(vectors), "refused": len(rows) - len(vectors)}
-    return StageOutput(["video.npy", "videos.parquet"], counts, {"model": encoder.digest})
+    forget_encoder()
+    return StageOutput(["video.npy", "videos.parquet"], counts, {"model": parts[0][2]})

@@ -19,6 +19,7 @@ from pydantic import Field
 
 from m2raap.core import talk
 from m2raap.core.config import Config, build, digest
+from m2raap.core.engine import Engine, LocalEngine
 from m2raap.core.errors import M2raapError
 from m2raap.core.files import read_object, write_json
 from m2raap.core.folder import finish, log_timing
@@ -29,9 +30,9 @@ from m2raap.core.tombstones import id_hash
 from m2raap.core.view import View
 from m2raap.models.config import BackboneConfig
 from m2raap.retrieval.index import build_index, choose_kind, write_index
-from m2raap.search.clip_vectors import ClipEncoder
+from m2raap.search.clip_vectors import ClipEncoder, forget_encoder, index_encoder
 from m2raap.search.gallery import FAISS, SOURCES, VECTORS, Gallery, Sources, Writer, blocks, same_view
-from m2raap.search.index_parts import NAME, VERSION, Counts, embed_view, scratch_block
+from m2raap.search.index_parts import NAME, VERSION, Counts, embed_view, opened_gallery, scratch_block
 
 _FILES = {
     "plan.json", "scratch", "next", "clips", "cache", "timings.jsonl", LOCK_FILE, VECTORS, "frames.npy", FAISS, SOURCES,
@@ -46,19 +47,31 @@ def make_index(
     kind: str = "auto",
     add: bool = False,
     remove: set[str] | None = None,
+    engine: Engine | None = None,
 ) -> dict[str, Any]:
     """Makes the index of `view`, or updates the one at `out`, and returns the counts of clips.
 
     `add`: clips of `view` that are new or whose frames changed are embedded, clips that it no longer holds are removed; those
-    of other views stay. `remove`: ids of the index or of `view` that are removed and never indexed again. Raises M2raapError
+    of other views stay. `remove`: ids of the index or of `view` that are removed and never indexed again. `engine`: whose workers
+    embed the clips; None: this process does. Raises M2raapError
     where `out` holds something else, where the model is not that of the index, or where no clip is left.
     """
     with locked(out):
-        return _make_index(out, view, model, kind, add, remove)
+        try:
+            return _make_index(out, view, model, kind, add, remove, engine or LocalEngine(1))
+        finally:
+            opened_gallery.cache_clear()
+            forget_encoder()
 
 
 def _make_index(
-    out: Path, view: View | None, model: Path | BackboneConfig | None, kind: str, add: bool, remove: set[str] | None
+    out: Path,
+    view: View | None,
+    model: Path | BackboneConfig | None,
+    kind: str,
+    add: bool,
+    remove: set[str] | None,
+    engine: Engine,
 ) -> dict[str, Any]:
     _swap_in(out)
     is_finished = (out / "manifest.json").exists()
@@ -69,7 +82,7 @@ def _make_index(
     known_names = _FILES if (out / "plan.json").exists() else {LOCK_FILE, "timings.jsonl"}
     if not is_finished and out.exists() and (other_names := sorted({p.name for p in out.iterdir()} - known_names)):
         raise M2raapError(f"{out}: holds '{other_names[0]}', which is not a file of an index; give an empty folder")
-    old = Gallery.open(out) if is_finished else None
+    old = opened_gallery(out, str(read_object(out / "manifest.json").get("digest"))) if is_finished else None
     remove = remove or set()
     if unknown := _unknown(remove, old, view):
         where = f"{out} or the view" if view else str(out)
@@ -86,7 +99,7 @@ def _make_index(
     number = len(sources.views)
     model_digest = old.model_digest if old else ""
     if view:
-        encoder = ClipEncoder(model, fetch=may_fetch)
+        encoder = index_encoder(model, may_fetch)
         model_digest = encoder.digest
         if old and model_digest != old.model_digest:
             raise M2raapError(
@@ -97,7 +110,9 @@ def _make_index(
         sources = _with_view(sources, number, view, model)
     removed_now = {id_hash(clip_id) for clip_id in remove} - set(sources.removed)
     sources = replace(sources, removed=(*sources.removed, *removed_now))
-    fresh = embed_view(out, view, number, sources, removed_now, encoder, old, counts) if view else 0
+    fresh = 0
+    if view:
+        fresh = embed_view(out, view, number, sources, removed_now, encoder, may_fetch, old, counts, engine)
     if view and replace(view).digest != sources.digests[number]:  # a copy: `view` may have cached its digest
         raise M2raapError(f"{out}: the view has changed while it was read; run the same command again")
     asked_kind = kind if kind != "auto" or not old else old.manifest["settings"]["asked"]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +14,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from m2raap.core import talk
+from m2raap.core.config import digest
+from m2raap.core.engine import Engine, map_networks
+from m2raap.core.errors import M2raapError
 from m2raap.core.files import read_object, write_json
 from m2raap.core.records import as_object
 from m2raap.core.tables import Row, part_name, write_table
 from m2raap.core.tombstones import id_hash
 from m2raap.core.view import Part, View
-from m2raap.search.clip_vectors import ClipEncoder
+from m2raap.models.config import BackboneConfig
+from m2raap.search.clip_vectors import ClipEncoder, index_encoder
 from m2raap.search.gallery import CLIPS, Gallery, Sources
 
 NAME, VERSION = "index", 2
@@ -40,6 +45,27 @@ class Counts:
             setattr(self, name, getattr(self, name) + value)
 
 
+@dataclass(frozen=True)
+class IndexTask:
+    """One part of a view, with all that a worker process needs to write it to scratch/.
+
+    `removed`: hashes of ids that are not indexed; `removed_now`: those of them that were not removed earlier. `old`: digest of
+    the index that is updated; None for a new one. `plan`: digest of plan.json.
+    """
+
+    out: Path
+    view: View
+    number: int
+    model: Path | BackboneConfig
+    may_fetch: bool
+    model_digest: str
+    removed: frozenset[str]
+    removed_now: frozenset[str]
+    old: str | None
+    part: int
+    plan: str
+
+
 def embed_view(
     out: Path,
     view: View,
@@ -47,14 +73,17 @@ def embed_view(
     sources: Sources,
     removed_now: set[str],
     encoder: ClipEncoder,
+    may_fetch: bool,
     old: Gallery | None,
     counts: Counts,
+    engine: Engine,
 ) -> int:
     """Writes one file in scratch/ for each part of the view and adds to `counts`; finished files of a killed run are kept.
 
-    `removed_now`: those of `sources.removed` that were not removed earlier. Returns how many clips this process embedded.
+    `removed_now`: those of `sources.removed` that were not removed earlier. Returns how many clips this command embedded.
     """
     scratch = out / "scratch"
+    old_digest = old.manifest["digest"] if old else None
     plan = {
         "stage": NAME,
         "version": VERSION,
@@ -64,38 +93,61 @@ def embed_view(
         "number": number,
         "model": encoder.digest,
         "removed": sorted(sources.removed),
-        "old": old.manifest["digest"] if old else None,
+        "old": old_digest,
     }
     if not (out / "plan.json").exists() or read_object(out / "plan.json") != plan:
         shutil.rmtree(scratch, ignore_errors=True)
         write_json(out / "plan.json", plan)
-    removed = set(sources.removed)
+    removed = frozenset(sources.removed), frozenset(removed_now)
+    model = sources.model
+    tasks = [
+        IndexTask(out, view, number, model, may_fetch, encoder.digest, *removed, old_digest, part, digest(plan))
+        for part in range(view.num_parts)
+    ]
     fresh = 0
-    total = view.corpus.counts["clips"]
-    with talk.progress(f"{out.name}/embed", total) as advance:
-        for index in range(view.num_parts):
-            done = scratch / "clips" / part_name(index)
-            counted = scratch / "counts" / f"part-{index:05d}.json"  # written before `done`
-            if done.exists():
-                before = as_object(Counts, read_object(counted), counted)
-                counts.add(before)
-                advance(sum(vars(before).values()))
-                continue
-            part_counts = Counts()
-            part = view.part(index, ("texts", "jpegs", "signals"))
-            rows = [
-                row for row in _rows(part, number) if _keep(row, part, number, removed, removed_now, old, part_counts)
-            ]
-            vectors = vectors_of_rows(rows, part, encoder, old, part_counts)
-            columns = [[row[name] for row in rows] for name in CLIPS.names]
-            columns += [[pair[0] for pair in vectors], [pair[1] for pair in vectors]]
-            arrays = [pa.array(values, field.type) for values, field in zip(columns, _SCRATCH, strict=True)]
-            write_json(counted, vars(part_counts))
-            write_table(done, pa.Table.from_arrays(arrays, schema=_SCRATCH))
-            counts.add(part_counts)
-            fresh += part_counts.embedded
-            advance(len(part.clips))
+    with talk.progress(f"{out.name}/embed", view.corpus.counts["clips"]) as advance:
+        for _, (of_part, is_fresh) in map_networks(engine, index_part, tasks):
+            counts.add(of_part)
+            fresh += of_part.embedded if is_fresh else 0
+            advance(sum(vars(of_part).values()))
     return fresh
+
+
+def index_part(task: IndexTask) -> tuple[Counts, bool]:
+    """Writes the clips of a part with their vectors to scratch/. Returns their counts, and whether they are written now."""
+    done = task.out / "scratch" / "clips" / part_name(task.part)
+    counted = task.out / "scratch" / "counts" / f"part-{task.part:05d}.json"  # written before `done`
+    if done.exists():
+        return as_object(Counts, read_object(counted), counted), False
+    encoder = index_encoder(task.model, task.may_fetch)
+    old = opened_gallery(task.out, task.old) if task.old else None
+    if encoder.digest != task.model_digest:
+        raise M2raapError(f"{task.out}: the model has changed while clips were embedded; run the same command again")
+    counts = Counts()
+    part = task.view.part(task.part, ("texts", "jpegs", "signals"))
+    rows = [
+        row
+        for row in _rows(part, task.number)
+        if _keep(row, part, task.number, task.removed, task.removed_now, old, counts)
+    ]
+    vectors = vectors_of_rows(rows, part, encoder, old, counts)
+    columns = [[row[name] for row in rows] for name in CLIPS.names]
+    columns += [[pair[0] for pair in vectors], [pair[1] for pair in vectors]]
+    arrays = [pa.array(values, field.type) for values, field in zip(columns, _SCRATCH, strict=True)]
+    if digest(read_object(task.out / "plan.json")) != task.plan:
+        raise M2raapError(f"{task.out}: another command has begun to update this index; run the same command again")
+    write_json(counted, vars(counts))
+    write_table(done, pa.Table.from_arrays(arrays, schema=_SCRATCH))
+    return counts, True
+
+
+@lru_cache(maxsize=1)
+def opened_gallery(path: Path, signed: str) -> Gallery:
+    """The index at `path` whose manifest has the digest `signed`, opened once in each process: its checks read all of it."""
+    gallery = Gallery.open(path)
+    if gallery.manifest["digest"] != signed:
+        raise M2raapError(f"{path}: the index has changed while it was updated; run the same command again")
+    return gallery
 
 
 def _rows(part: Part, number: int) -> Iterator[Row]:
@@ -120,14 +172,20 @@ def _rows(part: Part, number: int) -> Iterator[Row]:
 
 
 def _frames_key(jpegs: list[bytes]) -> str:
-    digest = hashlib.blake2b(digest_size=12)
+    hasher = hashlib.blake2b(digest_size=12)
     for jpeg in jpegs:
-        digest.update(len(jpeg).to_bytes(8, "big") + jpeg)
-    return digest.hexdigest()
+        hasher.update(len(jpeg).to_bytes(8, "big") + jpeg)
+    return hasher.hexdigest()
 
 
 def _keep(
-    row: Row, part: Part, number: int, removed: set[str], removed_now: set[str], old: Gallery | None, counts: Counts
+    row: Row,
+    part: Part,
+    number: int,
+    removed: Collection[str],
+    removed_now: Collection[str],
+    old: Gallery | None,
+    counts: Counts,
 ) -> bool:
     """Whether a clip goes into the index; one that does not is counted by its cause."""
     clip_id = row["clip_id"]

@@ -57,7 +57,7 @@ class Search:
 
     @cached_property
     def _encoder(self) -> ClipEncoder:
-        encoder = ClipEncoder(self._model, fetch=self._may_fetch)
+        encoder = ClipEncoder(self._model, fetch=self._may_fetch, for_queries=True)
         if encoder.digest != self.gallery.model_digest:
             name = self._model if isinstance(self._model, Path) else self._model.model
             raise M2raapError(

@@ -17,7 +17,9 @@ import numpy as np
 from pydantic import Field
 
 from m2raap.core import talk
+from m2raap.core.ahead import ahead
 from m2raap.core.config import APPLY, Config
+from m2raap.core.engine import decoder_threads
 from m2raap.core.stage import DataStage, Judged, Signals, Tables
 from m2raap.core.tables import Clip, Row, row_key
 from m2raap.core.view import LANGS, Part, View
@@ -25,7 +27,7 @@ from m2raap.curate import balance, duplicates
 from m2raap.curate.balance import BalanceConfig
 from m2raap.curate.clean import clean
 from m2raap.curate.duplicates import DuplicateConfig
-from m2raap.curate.encode import encoder, pack, unpack
+from m2raap.curate.encode import CLIPS_AHEAD, encoder, pack, unpack
 from m2raap.curate.judging import HashSample, Judge, Sample
 from m2raap.curate.picture_signals import picture_signals
 from m2raap.curate.reasons import VIDEO_REASONS
@@ -99,16 +101,20 @@ class AlignStage(DataStage[AlignConfig]):
 
     def score(self, part: Part, view: View) -> Tables:
         encode = encoder(self.shared.backbone)
+        texts_of = [part.texts_of[clip["clip_id"]] for clip in part.clips]
+        jpegs_of = [part.frames[clip["clip_id"]]["jpegs"] for clip in part.clips]
+        frames_of = encode.images_of(jpegs_of)
+        # Stock phrases and tags, which a rewriter removes, do not describe the clip and are not compared with it.
+        cleaned_of = [[clean(t["text"], t["lang"])[0] or t["text"] for t in texts] for texts in texts_of]
+        features_of = encode.texts_of(cleaned_of)
         rows: list[Row] = []
-        for clip in part.clips:
-            texts = part.texts_of[clip["clip_id"]]
-            jpegs = part.frames[clip["clip_id"]]["jpegs"]
-            frames_KE = encode.images(jpegs)
+        signals_of = ahead(picture_signals, jpegs_of, decoder_threads(), CLIPS_AHEAD)
+        for clip, texts, signals, frames_KE, features_NE in zip(
+            part.clips, texts_of, signals_of, frames_of, features_of, strict=True
+        ):
             dim = frames_KE.shape[1]
-            rows.append({"clip_id": clip["clip_id"], "features": pack(frames_KE), "dim": dim} | picture_signals(jpegs))
-            # Stock phrases and tags, which a rewriter removes, do not describe the clip and are not compared with it.
-            cleaned = [clean(t["text"], t["lang"])[0] or t["text"] for t in texts]
-            for text, feature_E in zip(texts, encode.texts(cleaned), strict=True):
+            rows.append({"clip_id": clip["clip_id"], "features": pack(frames_KE), "dim": dim} | signals)
+            for text, feature_E in zip(texts, features_NE, strict=True):
                 ids = {"clip_id": clip["clip_id"], "text_id": text["text_id"], "dim": dim}
                 sims = pair_scores(frames_KE @ feature_E)
                 rows.append(

@@ -159,8 +159,7 @@ def make_bank(
         raise M2raapError(
             f"{view.corpus_path}: no training text is left for a bank (all {len(rows):,} are in --without)"
         )
-    with torch.inference_mode():
-        write_npy(folder / VECTORS, loaded.texts(texts))
+    write_npy(folder / VECTORS, loaded.texts(texts))
     of_bank = [clips[clip_id] for clip_id in sorted(clip_ids)]
     columns = {"clip_ids": "clip_id", "videos": "video", "frames": "frames"}
     seen = {column: [getattr(clip, name) for clip in of_bank] for column, name in columns.items()}

@@ -132,6 +132,9 @@ class CaptionStage(AskingStage[CaptionConfig]):
 def _captioner(backbone: BackboneConfig, cfg: CaptionConfig, folder: Path) -> Captioner:
     """The captioner, one for each process and stage. The backbone is loaded when features are first compared."""
     tools = Tools(
-        lambda jpegs: encoder(backbone).images(jpegs), lambda texts: encoder(backbone).texts(texts), cache_of(folder)
+        encode_images=lambda jpegs: encoder(backbone).images(jpegs),
+        encode_texts=lambda texts: encoder(backbone).texts(texts),
+        cache=cache_of(folder),
+        encode_clips=lambda clips: encoder(backbone).images_of(clips),
     )
     return build_captioner(cfg, tools)

@@ -58,6 +58,10 @@ class KeyframesStage(DataStage[KeyframesConfig]):
         "too_few_frames": "the clip has fewer good frames than keyframes.min_frames"
     }
 
+    @property
+    def runs_network(self) -> bool:
+        return self.cfg.detector == "transnetv2"
+
     def video_digest(self, clip: Clip, view: View, videos: VideoDigests) -> str:
         if is_url(clip["video"]):
             return videos.of_url(clip["video"], lambda: url_digest(clip["video"], self.cfg.remote))

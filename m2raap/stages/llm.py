@@ -55,6 +55,12 @@ class AskingStage(DataStage[C]):
 
     sends: str  # what its requests hold: texts or frames
 
+    @property
+    def runs_network(self) -> bool:
+        """Also for a language model in the worker, or one that describes pictures there."""
+        in_process = (getattr(self.cfg, name, None) for name in ("local", "transformers"))
+        return super().runs_network or any(model is not None for model in in_process)
+
     def spent(self) -> tuple[float, ...]:
         """(questions asked, questions answered from the cache, requests, tokens, cost) of all commands so far."""
         if budget_of(self.cfg) is None:

@@ -283,13 +283,12 @@ def _measure(measured: list[tuple[Row, Row, Candidate]], part: Part, encode: Enc
 
 def _frame_features(clips: list[str], part: Part, encode: Encoder) -> dict[str, np.ndarray]:
     """clip_id -> frame vectors (K, E): computed where the part has the pictures (see tables_over), else those of align."""
-    features: dict[str, np.ndarray] = {}
-    for clip_id in clips:
-        if "jpegs" in part.frames[clip_id]:
-            features[clip_id] = encode.images(part.frames[clip_id]["jpegs"])
-        else:
-            stored = part.signals[clip_id]
-            features[clip_id] = unpack(stored["features"], stored["dim"])
+    with_pictures = [clip_id for clip_id in clips if "jpegs" in part.frames[clip_id]]
+    encoded = encode.images_of([part.frames[clip_id]["jpegs"] for clip_id in with_pictures])
+    features = dict(zip(with_pictures, encoded, strict=True))
+    for clip_id in set(clips) - features.keys():
+        stored = part.signals[clip_id]
+        features[clip_id] = unpack(stored["features"], stored["dim"])
     return features
 
 

@@ -132,7 +132,7 @@ def _split(paths: Sequence[Path], out: Path, cfg: SplitConfig, engine: Engine, s
     remove_drafts(out / "videos")
     results: list[tuple[list[Row], list[Row]]] = [([], [])] * len(tasks)
     with talk.progress("split", len(tasks)) as advance:
-        for index, rows in engine.map(_split_one, tasks):
+        for index, rows in engine.map(_split_one, tasks, cfg.detector == "transnetv2"):
             results[index] = rows
             advance()
     clips = [row for kept, _ in results for row in kept]

@@ -10,10 +10,14 @@ import pytest
 
 from m2raap.core.engine import LocalEngine
 from m2raap.core.errors import M2raapError
+from m2raap.core.folder import read_timings
 from m2raap.core.runner import run_data_stage
 from m2raap.core.view import View
+from m2raap.models.config import BackboneConfig
 from m2raap.pipeline.recipe import load_recipe
+from m2raap.stages.embed import EmbedConfig, EmbedStage
 from tests.conftest import digests
+from tests.stages.adapted import drawn_benchmark
 
 pytestmark = pytest.mark.skipif(find_spec("ray") is None, reason="Ray is an extra: pip install 'm2raap[ray]'")
 SMALL = Path(__file__).parent.parent / "small.yaml"
@@ -51,6 +55,14 @@ def test_filter_and_keyframes_make_the_same_bytes(engine, small_world: Path, tmp
         ray_digests = digests(tmp_path / "ray" / stage)
         assert ray_digests == digests(tmp_path / "local" / stage)
         assert any(name.startswith("signals") for name in ray_digests)
+
+
+def test_embed_makes_the_same_bytes(engine, tmp_path: Path):
+    view, stage = drawn_benchmark(tmp_path, num=2), EmbedStage(EmbedConfig())
+    for name, mapped in (("ray", engine), ("local", LocalEngine(1))):
+        assert stage.run_on(view, BackboneConfig(), tmp_path / name, engine=mapped)
+    assert digests(tmp_path / "ray") == digests(tmp_path / "local") and not engine.has_gpus()
+    assert {row.get("device") for row in read_timings(tmp_path / "ray")} == {"cpu", None}
 
 
 def test_an_error_of_a_task_comes_back_as_itself(engine):

@@ -26,7 +26,10 @@ def no_cache() -> Cache:
 def retrieval(encode_texts=encode, cfg: CaptionerConfig | None = None) -> RetrievalCaptioner:
     """Pictures are rows of features here."""
     as_features = lambda jpegs: np.stack([np.frombuffer(jpeg, np.float64) for jpeg in jpegs])  # noqa: E731
-    return RetrievalCaptioner(cfg or CaptionerConfig(), Tools(as_features, encode_texts, no_cache))
+    return RetrievalCaptioner(
+        cfg or CaptionerConfig(),
+        Tools(as_features, encode_texts, no_cache, lambda clips: [as_features(jpegs) for jpegs in clips]),
+    )
 
 
 def unit(x: np.ndarray) -> np.ndarray:
@@ -105,7 +108,7 @@ def test_orders_on_a_screen_become_no_caption(tmp_path: Path) -> None:
     with serving(read_off) as server:
         endpoint = {"base_url": server.url, "model": "sees"}
         cfg = CaptionerConfig.model_validate({"name": "endpoint", "endpoint": endpoint})
-        tools = Tools(lambda _: np.zeros(0), lambda _: np.zeros(0), lambda: Cache(tmp_path / "llm.sqlite"))
+        tools = Tools(lambda _: np.zeros(0), lambda _: np.zeros(0), lambda: Cache(tmp_path / "llm.sqlite"), list)
         found = CAPTIONERS["endpoint"](cfg, tools).caption_many([ClipFrames("c", jpegs)], ["en", "zh"])[0]
     assert len(found) == 2 * num and {row["outcome"] for row in found} <= {"refused", "error"}
     assert all(row["text"] is None for row in found)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -45,6 +47,28 @@ def test_processes_share_answers_and_one_budget(tmp_path: Path):
     found = [cache.get(request(number)) for number in range(80)]
     assert sum(one is not None for one in found) == 60 and cache.spent("s") == (60, 120, 0.0)
     assert all(one is None or one.content == f"answer {number}" for number, one in enumerate(found))
+
+
+def test_answers_of_a_batch_are_stored_together(tmp_path: Path):
+    cache = Cache(tmp_path / "llm.sqlite")
+    cache.put_all([(request(number), Completion(f"answer {number}")) for number in range(8)])
+    with pytest.raises(M2raapError, match="llm.sqlite"):
+        cache.put_all([(request(8), Completion("answer 8")), (request(9), Completion(None))])  # type: ignore[arg-type]
+    stored = [Cache(tmp_path / "llm.sqlite").get(request(number)) for number in range(10)]
+    assert stored == [Completion(f"answer {number}") for number in range(8)] + [None, None]
+
+
+def store_and_die(path: Path) -> None:
+    Cache(path).put(request(1), Completion("paid for"))
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_an_answer_outlives_a_process_that_is_killed(tmp_path: Path):
+    path = tmp_path / "llm.sqlite"
+    worker = multiprocessing.get_context("spawn").Process(target=store_and_die, args=(path,))
+    worker.start()
+    worker.join()
+    assert worker.exitcode == -signal.SIGKILL and Cache(path).get(request(1)) == Completion("paid for")
 
 
 def test_values_of_another_type_are_refused(tmp_path: Path):

@@ -54,7 +54,7 @@ def captioner(model: Path, cache: Path, **more: Any) -> Any:
     def nothing(_: Any) -> Any:
         raise AssertionError("no backbone is needed")
 
-    return CAPTIONERS["transformers"](cfg, Tools(nothing, nothing, lambda: Cache(cache)))
+    return CAPTIONERS["transformers"](cfg, Tools(nothing, nothing, lambda: Cache(cache), nothing))
 
 
 @pytest.mark.parametrize("family", ["blip", "blip-2", "florence2"])

@@ -41,7 +41,7 @@ def save_adapted(folder: Path, cfg: BackboneConfig | None = None, temporal: AnyT
     return folder
 
 
-def drawn_benchmark(folder: Path, num: int = 3) -> View:
+def drawn_benchmark(folder: Path, num: int = 3, num_parts: int = 1) -> View:
     """Four clips, one a colour, with `num` frames each and a text in both languages."""
     clips = [{"clip_id": colour, "video": f"{colour}.mp4", "split": "test"} for colour in COLOURS]
     texts = [
@@ -49,7 +49,7 @@ def drawn_benchmark(folder: Path, num: int = 3) -> View:
         for colour in COLOURS
         for lang, text in (("en", f"a {colour} circle"), ("zh", f"一个{CHINESE[colour]}圆形"))
     ]
-    write_corpus(folder / "bench", clips, texts, video_root=folder, source={}, benchmark="custom", num_parts=1)
+    write_corpus(folder / "bench", clips, texts, video_root=folder, source={}, benchmark="custom", num_parts=num_parts)
     view, frames = View(folder / "bench"), folder / "keyframes"
     stage = DrawnFrames(DrawnConfig(colours={colour: colour for colour in COLOURS}, num=num, k=num))
     assert run_data_stage(stage, view, frames, LocalEngine(1))

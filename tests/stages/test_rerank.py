@@ -26,6 +26,7 @@ from m2raap.models.interaction.score import score_matrix
 from m2raap.models.interaction.units import ClipUnits
 from m2raap.models.video_clip import VideoCLIP
 from m2raap.stages import embed as embedding
+from m2raap.stages import embed_parts
 from m2raap.stages.embed import EmbedConfig, embed
 from m2raap.stages.embedder import ClipFrame, VideoClipEmbedder
 from m2raap.stages.evaluate import evaluate_folder
@@ -88,7 +89,7 @@ def test_all_pairs_and_candidates(tmp_path: Path, interaction: AnyInteraction) -
 
 def test_captions_and_those_of_another_clip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     view = drawn_benchmark(tmp_path)
-    monkeypatch.setattr(embedding, "frame_captions", lambda texts, num, langs: [texts[0]["text"]] * num)
+    monkeypatch.setattr(embed_parts, "frame_captions", lambda texts, num, langs: [texts[0]["text"]] * num)
     monkeypatch.setattr(embedding, "describe_frames", lambda *_: "frames")
     model = model_with(CaptionGuidedMugConfig(add_captions=True))
     (tmp_path / "e").mkdir()
@@ -108,10 +109,10 @@ def test_captions_and_those_of_another_clip(tmp_path: Path, monkeypatch: pytest.
 
 def test_exchanged_captions_are_never_a_clips_own() -> None:
     clips = [[ClipFrame(b"a", "A"), ClipFrame(b"b")], [ClipFrame(b"c")], [ClipFrame(b"d", "D")] * 3]
-    exchanged = embedding._with_captions_of_the_next(clips)
+    exchanged = embed_parts._with_captions_of_the_next(clips)
     assert [[frame.caption for frame in frames] for frames in exchanged] == [["D", "D"], ["D"], ["A", None, "A"]]
     assert [[frame.jpeg for frame in frames] for frames in exchanged] == [[b"a", b"b"], [b"c"], [b"d"] * 3]
-    assert embedding._with_captions_of_the_next([clips[0]]) == [[ClipFrame(b"a"), ClipFrame(b"b")]]
+    assert embed_parts._with_captions_of_the_next([clips[0]]) == [[ClipFrame(b"a"), ClipFrame(b"b")]]
 
 
 def test_settings_that_cannot_rerank(tmp_path: Path) -> None:
