@@ -1,21 +1,11 @@
 import numpy as np
 import pytest
-import torch
 
 from m2raap.adapt.sources import ListSource
 from m2raap.adapt.texts import text_table
 from m2raap.core.errors import M2raapError
+from tests.adapt.letters import Letters
 from tests.adapt.world import ordered
-
-
-class Letters:
-    """Token ids are the letters' numbers."""
-
-    can_shorten = False
-
-    def tokenize_counted(self, texts: list[str], text_length: int | None = None) -> tuple[torch.Tensor, int]:
-        ids = torch.tensor([[ord(letter) for letter in text[: text_length or 2].ljust(2)] for text in texts])
-        return ids, sum(len(text) > (text_length or 2) for text in texts)
 
 
 def source_of(texts: list[tuple[str, str, str]]) -> ListSource:

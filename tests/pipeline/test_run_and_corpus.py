@@ -198,8 +198,7 @@ def test_explain_says_what_is_like_an_unknown_id(home: Path, videos: list[str]) 
 
 
 def test_a_device_that_is_not_there_is_refused_before_any_work(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.setattr("m2raap.core.engine.machine_gpus", lambda: 2)
     told = run(home, "--devices", "1-2", out="R2", check=2).stderr
     assert "--devices 1-2" in told and "0 to 1" in told and not (home / "R2").exists()
 

@@ -159,7 +159,19 @@ HOW_KEYS = {
         for key in ("max_requests", "max_tokens", "max_cost", "price_in", "price_out")
     ),
     *(f"{stage}.prompts" for stage in ("caption", "rewrite")),
-    *(f"adapt.{key}" for key in ("decoders", "checkpoint_every_steps", "device", "threads", "tensorboard")),
+    *(
+        f"adapt.{key}"
+        for key in (
+            "decoders",
+            "checkpoint_every_steps",
+            "compile",
+            "device",
+            "recompute",
+            "threads",
+            "tensorboard",
+            "wandb",
+        )
+    ),
 }
 
 
