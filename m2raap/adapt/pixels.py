@@ -25,7 +25,7 @@ from m2raap.models.images import normalised
 from m2raap.models.video_clip import VideoCLIP
 
 PIECE_CLIPS = 4  # clips of one task of a decoder
-THREADS = 4  # Pillow and OpenCV decode outside of Python's lock
+THREADS = 4  # at most, and one a core; Pillow and OpenCV decode outside of Python's lock
 
 
 class Decoding:
@@ -43,7 +43,7 @@ class Decoding:
             if self.processes:
                 self._engine = self._engine or LocalEngine(self.processes)
                 return self._engine.pool()
-            self._threads = self._threads or ThreadPoolExecutor(THREADS)
+            self._threads = self._threads or ThreadPoolExecutor(min(THREADS, available_cores()))
             return self._threads
 
     def close(self) -> None:

@@ -8,6 +8,7 @@ drawn at random, can take the place of the resize and the centre crop. N picture
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Callable, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom in pixels
 Crop = Callable[[int, int], Box]  # (width, height) -> the kept part
+_SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n")  # of JPEG and PNG: OpenCV opens many formats
+_MOST_PIXELS = 178_956_970  # as many as Pillow decodes
 ELONGATED = 32  # ratio of the sides that no film exceeds
 
 
@@ -50,14 +53,18 @@ def pixels_from_jpegs(
 
     _refuse_unknown(resize.mode)
     pixels = np.empty((len(jpegs), resize.size, resize.size, 3), np.uint8) if out is None else out
-    pictures = []
+    pictures, size = [], (0, 0)
     for place, data in enumerate(jpegs):
         try:
+            # The frames of a clip have one size: OpenCV is told that of the first, and says where another has a different one.
+            if fast and place and _decode_fast(data, size, resize, crop, pixels[place]):
+                continue
             picture = Image.open(io.BytesIO(data), formats=("JPEG", "PNG"))  # reads the header alone
-            if fast:
-                _decode_fast(data, picture.size, resize, crop, pixels[place])
-            else:
+            if not fast:
                 pictures.append(picture.convert("RGB"))
+                continue
+            size = picture.size
+            _decode_fast(data, size, resize, crop, pixels[place])
         except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
             raise M2raapError(f"picture {place} of {len(jpegs)} cannot be decoded as JPEG or PNG: {error}") from None
     return pixels if fast else pixels_from_pictures(pictures, resize, crop, pixels)
@@ -109,8 +116,13 @@ def _refuse_unknown(mode: str) -> None:
 
 def _decode_fast(
     data: bytes, full_size: tuple[int, int], resize: Resize, crop: Crop | None, out_HWC: np.ndarray
-) -> None:
-    """Writes (S, S, 3) uint8 of one picture of `full_size` (width, height). Raises OSError where it cannot be decoded."""
+) -> bool:
+    """Writes (S, S, 3) uint8 of one picture of `full_size` (width, height); False where it is of another size.
+
+    Raises OSError where it cannot be decoded.
+    """
+    if not data.startswith(_SIGNATURES):
+        return False
     cv2 = _opencv()
     left, top, right, bottom = _kept(*full_size, resize, crop)
     # A JPEG can be decoded at 1/2, 1/4 or 1/8 of its size for a fraction of the time.
@@ -122,6 +134,8 @@ def _decode_fast(
         raise OSError(str(error)) from None
     if picture is None:
         raise OSError("OpenCV cannot decode it")
+    if any(abs(side * shrink - full) >= shrink for side, full in zip(picture.shape[1::-1], full_size, strict=True)):
+        return False
     x, y = picture.shape[1] / full_size[0], picture.shape[0] / full_size[1]
     part = picture[round(top * y) : round(bottom * y), round(left * x) : round(right * x)]
     scale = min(part.shape[:2]) / resize.size
@@ -129,6 +143,7 @@ def _decode_fast(
     cv2.resize(part, (resize.size, resize.size), dst=out_HWC, interpolation=how)
     if shrink > 1:  # for these flags OpenCV has no order of colours but its own
         cv2.cvtColor(out_HWC, cv2.COLOR_BGR2RGB, dst=out_HWC)
+    return True
 
 
 def _kept(width: int, height: int, resize: Resize, crop: Crop | None) -> Box:
@@ -144,6 +159,7 @@ def _kept(width: int, height: int, resize: Resize, crop: Crop | None) -> Box:
 
 @cache
 def _opencv() -> Any:
+    os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(_MOST_PIXELS))  # read when the library is loaded
     import cv2
 
     cv2.setNumThreads(1)  # the callers are many threads or processes

@@ -42,6 +42,13 @@ def test_a_drawn_part_is_the_same_one() -> None:
     assert pixels_from_jpegs(data, resize, crop, True, out) is out and np.array_equal(out, fast)
 
 
+def test_pictures_of_different_sizes_are_each_scaled_by_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    resize = Resize(64, "bicubic", "shortest")
+    data = [jpeg(455, 256), jpeg(455, 256), jpeg(320, 240), jpeg(1001, 701), jpeg(1001, 701), jpeg(64, 64)]
+    alone = np.concatenate([pixels_from_jpegs([one], resize, fast=True) for one in data])
+    assert np.array_equal(pixels_from_jpegs(data, resize, fast=True), alone)
+
+
 @pytest.mark.parametrize("fast", [False, True])
 def test_what_is_no_picture_is_named(fast: bool) -> None:
     good, resize = jpeg(60, 40), Resize(32, "bicubic", "shortest")
