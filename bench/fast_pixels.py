@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -35,9 +36,9 @@ def m2raap(*words: str) -> None:
     subprocess.run([sys.executable, "-m", "m2raap.cli.main", *words], check=True, stdout=subprocess.DEVNULL)
 
 
-def vectors(model: VideoCLIP, source: ViewSource, decode: str) -> torch.Tensor:
+def vectors(model: VideoCLIP, source: ViewSource, decode: Literal["exact", "fast"]) -> torch.Tensor:
     decoding, blocks = Decoding(), []
-    frames = JpegFrames(source, model.backbone.preprocess, 8, decoding, decode=decode)  # type: ignore[arg-type]
+    frames = JpegFrames(source, model.backbone.preprocess, 8, decoding, decode=decode)
     with torch.inference_mode():
         for start in range(0, source.num_clips, 32):
             pixels, mask = frames.batch(np.arange(start, min(start + 32, source.num_clips)))
@@ -64,7 +65,7 @@ def main() -> None:
             m2raap("keyframes", str(out / "W" / "test"), "--out", str(out / "K"))
         source = ViewSource(open_view(out / "K"), "test", VideoConfig(), VideoDigests(out / "videos.json"))
         model = VideoCLIP(load_backbone(BackboneConfig()), MeanConfig())
-        by_way = [vectors(model, source, decode) for decode in ("exact", "fast")]
+        by_way = [vectors(model, source, "exact"), vectors(model, source, "fast")]
         cosine = (by_way[0] * by_way[1]).sum(1)
         print(
             f"{source.num_clips} clips, tiny model: cosine of the vectors {cosine.mean():.5f}, at least {cosine.min():.5f}"

@@ -22,7 +22,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -47,7 +47,7 @@ class Clips:
         return [[rows[f"{clip}-{frame}"].tobytes() for frame in range(FRAMES)] for clip in range(len(rows) // FRAMES)]
 
 
-def ours(decode: str, in_files: bool = True) -> Contender:
+def ours(decode: Literal["exact", "fast"], in_files: bool = True) -> Contender:
     """The loader, over the files of the corpus in their first epoch, or over JPEGs in memory."""
 
     def opened(clips: Clips) -> Callable[[], int]:
@@ -59,7 +59,7 @@ def ours(decode: str, in_files: bool = True) -> Contender:
         source: Any = source_of(clips.folder) if in_files else ListSource(clips.ids, clips.jpegs, [[]] * len(clips.ids))
         preprocess = Preprocess(SIZE, (0.5,) * 3, (0.5,) * 3, "bicubic", "shortest")
         decoding: Any = Decoding()
-        frames = JpegFrames(source, preprocess, FRAMES, decoding, decode=decode)  # type: ignore[arg-type]
+        frames = JpegFrames(source, preprocess, FRAMES, decoding, decode=decode)
         sampler = BatchSampler(source.num_clips, BATCH, 0, 1, None, source.read_groups, source.shuffle_window)
 
         def run() -> int:

@@ -15,7 +15,7 @@ from torch import Tensor
 from m2raap.adapt.augment import NO_AUGMENTATION, Augmentation
 from m2raap.adapt.sources import CaptionedSource, PairSource
 from m2raap.adapt.texts import encode_rows
-from m2raap.adapt.tokens import Tokens, TokenStore, tokenised
+from m2raap.adapt.tokens import Tokens, TokenStore, tokens_of
 from m2raap.core.errors import M2raapError
 from m2raap.core.strings import Strings
 from m2raap.models.acg import Captions
@@ -86,10 +86,7 @@ def caption_table(
     counts_C = source.num_frames_C
     rows_CK = np.full((source.num_clips, int(counts_C.max(initial=0))), -1, np.int32)
     rows_CK[columns.clip_M, columns.frame_M] = number_M
-    tokenizer = model.backbone.tokenizer
-    tokens = (
-        tokenised(tokenizer, texts, text_length) if store is None else store.tokens(name, tokenizer, texts, text_length)
-    )
+    tokens = tokens_of(model.backbone.tokenizer, texts, text_length, store, name)
     return CaptionTable(texts, tokens, rows_CK, counts_C, source.clip_ids, num_frames, augment)
 
 

@@ -13,7 +13,7 @@ import os
 from collections.abc import Callable, Iterable
 from datetime import timedelta
 from functools import cache
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -21,9 +21,11 @@ from torch import Tensor, nn
 from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
-from m2raap.adapt.objective import Features
 from m2raap.core.errors import M2raapError
 from m2raap.models.shared_rows import Rows
+
+if TYPE_CHECKING:
+    from m2raap.adapt.objective import Features
 
 T = TypeVar("T")
 # How long a process waits for the data stages of the main process. That another process died is noticed at once.
@@ -91,7 +93,7 @@ class DistContext:
         """
         if self.world_size == 1:
             return rows(slice(0, count))
-        return _SharedRows.apply(rows(slice(*self.slice_of(count))), self, count)  # type: ignore[no-any-return]
+        return _SharedRows.apply(rows(slice(*self.slice_of(count))), self, count)
 
     def mean_tensors(self, tensors: Iterable[Tensor]) -> None:
         """Replaces each tensor by its mean over the processes."""

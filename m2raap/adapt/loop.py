@@ -137,7 +137,7 @@ class _Training:
         self.log()
         self._unlogged = DoneStep(step, rates, multiplier, numbers, skips)
         state.progress.step = step
-        if self._device.type != "cuda" or step == state.steps:
+        if self._device.type != "cuda":
             self.log()
         if step % cfg.val_every_steps == 0 or step == state.steps:
             self.log()

@@ -13,6 +13,7 @@ import math
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal, NotRequired
@@ -23,9 +24,9 @@ from torch import Tensor
 from typing_extensions import TypedDict
 
 from m2raap.adapt.pixels import Decoding, JpegFrames, images_of
-from m2raap.adapt.prefetch import Prefetcher
 from m2raap.adapt.sources import PairSource
 from m2raap.core import talk
+from m2raap.core.ahead import ahead
 from m2raap.core.config import digest
 from m2raap.core.errors import M2raapError
 from m2raap.core.files import file_sha256, write_atomic, write_json
@@ -189,14 +190,10 @@ def _make(
             "set adapt.cache=off"
         )
     done, tokens, mask = _resumed(folder, shape, (num_clips, layout.num_frames))
-    starts = range(done, num_clips, CHUNK_CLIPS)
-    reader = Prefetcher(
-        lambda number: jpeg_frames.batch(np.arange(num_clips)[starts[number - 1] :][:CHUNK_CLIPS]), len(starts), depth=2
-    )
-    try:
-        for number, start in enumerate(starts, 1):
-            stop = min(start + CHUNK_CLIPS, num_clips)
-            pixels, mask_BT = reader.get(number)
+    chunks = [np.arange(at, min(at + CHUNK_CLIPS, num_clips)) for at in range(done, num_clips, CHUNK_CLIPS)]
+    with closing(ahead(jpeg_frames.batch, chunks, jpeg_frames.reads_ahead, jpeg_frames.reads_ahead)) as batches:
+        for number, (clips, (pixels, mask_BT)) in enumerate(zip(chunks, batches, strict=True), 1):
+            start, stop = int(clips[0]), int(clips[-1]) + 1
             with torch.inference_mode():
                 device_mask_BT = mask_BT.to(model.backbone.device)
                 images = images_of(pixels.to(model.backbone.device), device_mask_BT, jpeg_frames.preprocess)
@@ -212,8 +209,6 @@ def _make(
                 tokens.flush()
                 _save_mask(mask, mask_path)
                 write_json(state_path, {"done": stop})
-    finally:
-        reader.close()
     del tokens
     files = {"tokens.npy": file_sha256(part), "mask.npy": file_sha256(mask_path)}
     os.replace(part, folder / "tokens.npy")

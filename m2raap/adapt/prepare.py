@@ -34,7 +34,7 @@ from m2raap.adapt.raw_video import Decoders, RawVideos, VideoSource, videos_dige
 from m2raap.adapt.sampler import BatchSampler
 from m2raap.adapt.sources import CaptionedSource, PairSource
 from m2raap.adapt.state import DropPathRng, FrameReader, Optim, Split, TrainState
-from m2raap.adapt.texts import TextTable, text_table
+from m2raap.adapt.texts import TextTable, encode_texts, text_table
 from m2raap.adapt.tokens import Tokens, TokenStore
 from m2raap.adapt.trackers import open_trackers
 from m2raap.adapt.validate import encode_clips
@@ -107,9 +107,8 @@ def prepare(
         train=train,
         val=val[0] if val else None,
         sampler=sampler,
-        draws=draws,
         prefetcher=Prefetcher(read, steps, train.frames.reads_ahead),
-        text_features_NE=None if cfg.train_text else _encode_texts(model, train.texts.tokens, dist_context),
+        text_features_NE=None if cfg.train_text else _encode_all(model, train.texts.tokens, dist_context),
         order_features_ME=_encode_events(cfg, model, train.order, dist_context),
         drops=_seed_drop_path(model),
         logs=Logs(out, progress, open_trackers(cfg, out, progress.step, key)) if dist_context.is_main else None,
@@ -392,15 +391,9 @@ def _share_reader(draws: Draws, share: tuple[int, int], on_gpu: bool) -> Callabl
     return read
 
 
-def _encode_texts(model: VideoCLIP, tokens: Tokens, dist_context: DistContext) -> Tensor:
-    """Features (N, E) of all texts; each process encodes its share."""
-    backbone, count = model.backbone, len(tokens.ids_NL)
-    start, stop = dist_context.slice_of(count)
+def _encode_all(model: VideoCLIP, tokens: Tokens, dist_context: DistContext) -> Tensor:
     with torch.no_grad():
-        chunks = (np.arange(at, min(at + 256, stop)) for at in range(start, stop, 256))
-        features = [model.encode_text(tokens.rows(chunk).to(backbone.device)) for chunk in chunks]
-        share_NE = torch.cat(features) if features else torch.zeros(0, backbone.embed_dim, device=backbone.device)
-        return dist_context.gather_rows(share_NE, count)
+        return encode_texts(model, tokens, np.arange(len(tokens.ids_NL)), dist_context)
 
 
 def _encode_events(
@@ -409,7 +402,7 @@ def _encode_events(
     """Features of the events of all texts where they never change; None where they do, and where no text has any."""
     if order is None or cfg.train_text or not len(order.texts):
         return None
-    return _encode_texts(model, order.tokens, dist_context)
+    return _encode_all(model, order.tokens, dist_context)
 
 
 @contextmanager

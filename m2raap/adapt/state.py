@@ -13,7 +13,7 @@ from m2raap.adapt.captions import CaptionTable
 from m2raap.adapt.checkpoint import Progress
 from m2raap.adapt.config import AdaptConfig
 from m2raap.adapt.distributed import DistContext
-from m2raap.adapt.draw import Draws, Share
+from m2raap.adapt.draw import Share
 from m2raap.adapt.gradcache import GradCache
 from m2raap.adapt.logs import Logs
 from m2raap.adapt.order_heads import OrderHeads
@@ -101,7 +101,6 @@ class TrainState:
     train: Split
     val: Split | None
     sampler: BatchSampler
-    draws: Draws
     prefetcher: Prefetcher[Share]
     text_features_NE: Tensor | None
     order_features_ME: Tensor | None

@@ -11,12 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from m2raap.adapt.distributed import DistContext
 from m2raap.adapt.sources import PairSource, TextColumns
-from m2raap.adapt.tokens import Tokenizes, Tokens, TokenStore, tokenised
+from m2raap.adapt.tokens import Tokenizes, Tokens, TokenStore, tokens_of
 from m2raap.core.errors import M2raapError
 from m2raap.core.strings import Strings
 from m2raap.models.video_clip import VideoCLIP
 
+TEXTS_AT_ONCE = 256
 _QUERIES = ("raw", "rewrite", "translation", "aux")  # origins of texts, the best validation queries first
 
 
@@ -123,9 +125,7 @@ def text_table(
     number_of_lang = np.array([names.index(lang) for lang in columns.langs], np.int8)
     place_of_origin = np.array([_QUERIES.index(origin) for origin in columns.origins], np.int8)
     texts = columns.texts if len(rows) == len(columns.texts) else columns.texts.taken(rows)
-    tokens = (
-        tokenised(tokenizer, texts, text_length) if store is None else store.tokens(name, tokenizer, texts, text_length)
-    )
+    tokens = tokens_of(tokenizer, texts, text_length, store, name)
     lang_N, query_N = number_of_lang[columns.lang_N[rows]], place_of_origin[columns.origin_N[rows]]
     return TextTable(texts, first_C1, clip_N, lang_N, odds_N[rows], query_N, names, tokens, langs, lang_odds)
 
@@ -140,6 +140,16 @@ def _odds(
     of_origin = np.array([origin_odds.get(origin, 1.0) for origin in columns.origins])
     is_drawn = np.array([lang in langs and lang_odds.get(lang, 1.0) > 0 for lang in columns.langs])
     return np.where(is_drawn[columns.lang_N], of_origin[columns.origin_N] / count[place_N], 0.0)
+
+
+def encode_texts(model: VideoCLIP, tokens: Tokens, rows: np.ndarray, dist_context: DistContext) -> Tensor:
+    """Unit vectors (N, E) of the rows (N,) of `tokens`, in fp32 also under autocast; each process encodes its share of them."""
+    device = model.backbone.device
+    start, stop = dist_context.slice_of(len(rows))
+    chunks = [rows[at : min(at + TEXTS_AT_ONCE, stop)] for at in range(start, stop, TEXTS_AT_ONCE)]
+    features = [model.encode_text(tokens.rows(chunk).to(device)).float() for chunk in chunks]
+    share_NE = torch.cat(features) if features else torch.zeros(0, model.backbone.embed_dim, device=device)
+    return dist_context.gather_rows(share_NE, len(rows))
 
 
 def encode_rows(model: VideoCLIP, tokens: Tokens, rows: np.ndarray) -> Tensor:

@@ -82,6 +82,13 @@ class TokenStore:
         return Tokens(np.load(array, mmap_mode="r", allow_pickle=False), tokens.num_truncated)
 
 
+def tokens_of(
+    tokenizer: Tokenizes, texts: Strings, text_length: int | None, store: TokenStore | None, name: str
+) -> Tokens:
+    """The tokens of texts: kept by `store` under `name`; None: in memory."""
+    return store.tokens(name, tokenizer, texts, text_length) if store else tokenised(tokenizer, texts, text_length)
+
+
 class _State(TypedDict):
     digest: str
     text_length: Count

@@ -6,6 +6,7 @@ N clips, Q queries, E size of the common space.
 from __future__ import annotations
 
 from collections.abc import Collection
+from contextlib import closing
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,8 +15,9 @@ from torch import Tensor
 
 from m2raap.adapt.captions import CaptionTable
 from m2raap.adapt.distributed import DistContext
-from m2raap.adapt.prefetch import Prefetcher
 from m2raap.adapt.state import FrameReader, Split
+from m2raap.adapt.texts import encode_texts
+from m2raap.core.ahead import ahead
 from m2raap.core.errors import M2raapError
 from m2raap.core.extension import code_in_use
 from m2raap.models.interaction.score import score_matrix
@@ -25,7 +27,6 @@ from m2raap.models.mask import on_device
 from m2raap.models.video_clip import VideoCLIP
 
 CHUNK = 32
-TEXTS_AT_ONCE = 256
 RANKED_AT_ONCE = 1024  # queries whose similarities to all clips are in memory together
 LOSS_CHUNK = 32  # pairs of one InfoNCE; fixed, so that the losses of different runs are of equally hard choices
 
@@ -113,18 +114,16 @@ def encode_units(
         dist_context = DistContext()
     device, was_training = model.backbone.device, model.temporal.training
     start, stop = dist_context.slice_of(num_clips)
-    starts = range(start, stop, CHUNK)
-    chunk = lambda number: np.arange(starts[number - 1], min(starts[number - 1] + CHUNK, stop))  # noqa: E731
-    reader = Prefetcher(lambda number: frames.batch(chunk(number)), len(starts), frames.reads_ahead)
+    chunks = [np.arange(at, min(at + CHUNK, stop)) for at in range(start, stop, CHUNK)]
+    batches = ahead(frames.batch, chunks, frames.reads_ahead, frames.reads_ahead)
     model.temporal.eval()
     parts: dict[str, list[Tensor]] = {}
     try:
-        with torch.inference_mode():
-            for number in range(1, len(starts) + 1):
-                inputs, mask_BT = reader.get(number)
+        with torch.inference_mode(), closing(batches):
+            for clips, (inputs, mask_BT) in zip(chunks, batches, strict=True):
                 device_mask_BT = on_device(mask_BT, device)
                 levels = frames.levels(model, inputs.to(device), device_mask_BT)
-                caption_features = captions.encode(model, chunk(number)) if captions else None
+                caption_features = captions.encode(model, clips) if captions else None
                 frames.give_back(inputs)
                 units = model.clip_units(levels, device_mask_BT, caption_features, needs or ())
                 if needs is None:
@@ -134,7 +133,6 @@ def encode_units(
             share = {name: torch.cat(tensors) for name, tensors in parts.items()}
             return ClipUnits(**{name: dist_context.gather_rows(rows, num_clips) for name, rows in share.items()})
     finally:
-        reader.close()
         model.temporal.train(was_training)
 
 
@@ -221,24 +219,17 @@ def _scores(
     dist_context: DistContext,
 ) -> _Cosines | _Interaction:
     """The scores of the texts `rows`, whose clips are `clip_Q`; each process computes those of its share of the texts."""
+    if needs is None or model.interaction is None:
+        return _Cosines(encode_texts(model, split.texts.tokens, rows, dist_context), units.pooled_BE, clip_Q)
     device = model.backbone.device
     start, stop = dist_context.slice_of(len(rows))
-    share = rows[start:stop]
-    blocks: list[Tensor] = []
-    if needs is None or model.interaction is None:
-        for at in range(0, len(share), TEXTS_AT_ONCE):
-            blocks.append(model.encode_text(split.texts.tokens.rows(share[at : at + TEXTS_AT_ONCE]).to(device)).float())
-        width = units.pooled_BE.shape[1]
-    else:
-        for at in range(0, len(share), CHUNK):
-            part = share[at : at + CHUNK]
-            spans_QX2 = split.spans_NX2[torch.from_numpy(part)].to(device) if split.spans_NX2 is not None else None
-            texts = model.text_units(split.texts.tokens.rows(part).to(device), needs, spans_QX2)
-            blocks.append(score_matrix(model.interaction, texts, units))
-        width = len(units.pooled_BE)
-    share_rows = torch.cat(blocks) if blocks else torch.zeros(0, width, device=device)
-    all_rows = dist_context.gather_rows(share_rows, len(rows))
-    return _Cosines(all_rows, units.pooled_BE, clip_Q) if needs is None else _Interaction(all_rows, clip_Q)
+    blocks = [torch.zeros(0, len(units.pooled_BE), device=device)]
+    for at in range(start, stop, CHUNK):
+        part = rows[at : min(at + CHUNK, stop)]
+        spans_QX2 = split.spans_NX2[torch.from_numpy(part)].to(device) if split.spans_NX2 is not None else None
+        texts = model.text_units(split.texts.tokens.rows(part).to(device), needs, spans_QX2)
+        blocks.append(score_matrix(model.interaction, texts, units))
+    return _Interaction(dist_context.gather_rows(torch.cat(blocks), len(rows)), clip_Q)
 
 
 def _twins(split: Split, clips: np.ndarray, rows: np.ndarray) -> list[Tensor]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from typing import TypeVar
@@ -12,7 +12,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-def ahead(work: Callable[[T], R], items: Iterable[T], threads: int, num_ahead: int) -> Iterator[R]:
+def ahead(work: Callable[[T], R], items: Iterable[T], threads: int, num_ahead: int) -> Generator[R, None, None]:
     """`work` of every item, in their order. `threads` compute at most `num_ahead` results before they are needed; with 0 threads
     each is computed when it is needed. An exception of `work` is raised where its result would be."""
     if not threads:

@@ -113,7 +113,7 @@ class Backbone(nn.Module):
 
     def _layer(self, index: int, tokens_NSD: Tensor) -> Tensor:
         if self.recomputes and torch.is_grad_enabled() and tokens_NSD.requires_grad:
-            return checkpoint(self.vision.run, index, tokens_NSD, use_reentrant=False)  # type: ignore[no-any-return]
+            return checkpoint(self.vision.run, index, tokens_NSD, use_reentrant=False)
         return self.vision.run(index, tokens_NSD)
 
     def compile_layers(self, backend: str = "inductor") -> None:

@@ -94,7 +94,7 @@ def loading_line(arm: str, cfg: AdaptConfig, cost: Cost, loading: Loading) -> st
     source = "from video" if cfg.input == "video" else f"decode {cfg.decode}"
     rate, cores = loading.clips_per_core_s, available_cores()
     hours = loading_hours(cost, loading, cores)
-    per_gpu = FLOPS[cfg.precision] / max(cost.flop / max(cost.clips_seen, 1), 1)  # clips a second of the estimated GPU
+    per_gpu = FLOPS[cfg.precision] / max(cost.flop / max(cost.pairs_seen, 1), 1)  # clips a second of the estimated GPU
     feed = f"a 300-TFLOP/s GPU would take {per_gpu:.3g} clips/s, which {math.ceil(per_gpu / rate)} such cores decode"
     return (
         f"{what}: {clock(hours)} on the {cores} cores of this machine ({rate:.3g} clips/s a core, measured on "

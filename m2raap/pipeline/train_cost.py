@@ -56,10 +56,6 @@ class Cost:
     decoded: int
     cached: bool
 
-    @property
-    def clips_seen(self) -> int:
-        return self.pairs_seen
-
     def memory_bytes(self, gpus: int = 1) -> float:
         """Peak memory of one of `gpus` GPUs that share the batch; each holds the model and its rows of the logits."""
         clips = min(self.chunk, -(-self.batch_size // gpus))
