@@ -45,10 +45,6 @@ class CaptionTable:
             rows_BT[place, : len(frames)] = self.rows_CK[clip, frames]
         return rows_BT
 
-    def words(self, clips: np.ndarray, epoch: int | None = None) -> list[list[str]]:
-        """The captions of these clips' frames, T per clip; an empty text for a frame without a caption."""
-        return [[self.texts[row] if row >= 0 else "" for row in rows] for rows in self.rows(clips, epoch)]
-
     def encode(self, model: VideoCLIP, clips: np.ndarray, epoch: int | None = None) -> Captions:
         """Features (B, T, E) of the captions of these clips' frames, 0 for a frame without one, and which have one (B, T)."""
         rows_BT = self.rows(clips, epoch)

@@ -265,7 +265,7 @@ class AdaptConfig(Config):
     )
     recompute: bool = Field(
         default=False,
-        description="Whether the backward pass computes the vision layers again instead of keeping their activations (activation "
+        description="Whether the backward pass computes the layers of the vision tower and of STAN again instead of keeping their activations (activation "
         "checkpointing): less memory, for about a third more time.",
         json_schema_extra=HOW,
     )

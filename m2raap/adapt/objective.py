@@ -51,7 +51,6 @@ class Features:
     swapped_BE: Tensor | None = None
     swapped_text_BKE: Tensor | None = None
     caption_BTE: Tensor | None = None
-    captioned_BT: Tensor | None = None
     guide_BT: Tensor | None = None  # frames whose captions the interaction reads
 
     def present(self) -> dict[str, Tensor]:
@@ -87,13 +86,14 @@ TEXT_FEATURES = {
 class BatchTexts:
     """The texts of the whole batch, by which clips that share a text are left out of each other's negatives.
 
-    `texts`: K lists of B texts. `owners`: of every text the places in the batch of the clips that have it. `captions`: B
-    lists of the captions of T frames. `order_KB3`: the rows of OrderTexts of every text; None where no term reads them.
+    `texts`: K lists of B texts. `owners`: of every text the places in the batch of the clips that have it. `caption_BT`: the
+    number of the caption of every frame, -1 without one. `order_KB3`: the rows of OrderTexts of every text. None where no
+    term reads them.
     """
 
     texts: list[list[str]]
     owners: dict[str, list[int]]
-    captions: list[list[str]] | None = None
+    caption_BT: np.ndarray | None = None
     order_KB3: np.ndarray | None = None
 
 
@@ -180,12 +180,10 @@ def loss_rows(
             order = (batch_texts.order_KB3[turn], scale)
             rows["event_order"].append(event_order_rows(features.video_BE, text_BE, *swapped, *order))
     if "frame_caption" in weights:
-        assert features.caption_BTE is not None and features.captioned_BT is not None
+        assert features.caption_BTE is not None and batch_texts.caption_BT is not None
         assert features.vectors_BTE is not None
-        captions = (features.caption_BTE, features.captioned_BT)
-        pairs = frame_caption_loss(
-            features.vectors_BTE, captions, features.mask_BT, scale, batch_texts.captions, shared_rows
-        )
+        captions = (features.caption_BTE, batch_texts.caption_BT)
+        pairs = frame_caption_loss(features.vectors_BTE, *captions, scale, shared_rows)
         rows["frame_caption"].append(pairs)
     return {name: torch.stack(turns, 1) for name, turns in rows.items()}
 

@@ -95,7 +95,6 @@ def encode(state: TrainState, share: Share, start: int, stop: int) -> Features:
         swapped_BE=swapped_BE,
         swapped_text_BKE=order_BKPE[:, :, -1] if order_BKPE is not None and SWAPPED in parts else None,
         caption_BTE=captions[0] if captions and (learns_captions or scores_captions) else None,
-        captioned_BT=captions[1] if captions and learns_captions else None,
         guide_BT=guide[1] if guide and scores_captions else None,
         **texts,
     )

@@ -18,6 +18,7 @@ B videos, T frames, E size of the common space.
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -87,34 +88,30 @@ def fill_missing(values_T: Tensor, captioned_T: Tensor) -> Tensor:
 
 def frame_caption_loss(
     frames_BTE: Tensor,
-    captions: Captions,
-    mask_BT: Tensor,
+    caption_BTE: Tensor,
+    caption_BT: np.ndarray,
     scale: Tensor | float,
-    texts: list[list[str]] | None = None,
     shared_rows: SharedRows = every_row,
 ) -> Tensor:
     """Symmetric InfoNCE over the frame-caption pairs of the batch: the image-text task that the backbone came with.
 
-    A loss for every clip (B,), whose mean is the mean over all pairs.
+    A loss for every clip (B,), whose mean is the mean over all pairs. `caption_BT`, on the CPU so that nobody waits for the
+    device: which caption a frame has, a number that equal captions share; -1 for a frame without one, and for padding.
 
-    Left out of the negatives are the other frames and captions of the same clip and, where `texts` (B lists of T captions)
-    are given, equal captions, because captioners repeat themselves. 0 where no frame of the batch has a caption. The losses of
-    the pairs, in both directions, are the rows that `shared_rows` shares among processes.
+    Left out of the negatives are the other frames and captions of the same clip, and equal captions, because captioners
+    repeat themselves. 0 where no frame of the batch has a caption. The losses of the pairs, in both directions, are the rows
+    that `shared_rows` shares among processes.
     """
-    caption_BTE, captioned_BT = captions
-    captioned_BT = captioned_BT & mask_BT
-    if not bool(captioned_BT.any()):
+    clips, places = np.nonzero(caption_BT >= 0)
+    if not len(clips):
         return frames_BTE.sum((1, 2)) * 0.0
-    clip_N = captioned_BT.nonzero()[:, 0]
-    pair_N, every = torch.arange(len(clip_N), device=clip_N.device), slice(0, len(clip_N))
-    text_N = clip_N
-    if texts is not None:
-        numbers: dict[str, int] = {}
-        text_ids = [numbers.setdefault(texts[b][t], len(numbers)) for b, t in captioned_BT.nonzero().tolist()]
-        text_N = torch.tensor(text_ids, device=clip_N.device)
-    with torch.autocast(frames_BTE.device.type, enabled=False):
-        image_NE = F.normalize(frames_BTE[captioned_BT].float(), dim=-1)
-        caption_NE = caption_BTE[captioned_BT].float()
+    device, count, every = frames_BTE.device, len(clips), slice(0, len(clips))
+    numbers = torch.from_numpy(np.stack([clips, places, caption_BT[clips, places]]))
+    clip_N, place_N, text_N = numbers.to(device, non_blocking=True)
+    pair_N = torch.arange(count, device=device)
+    with torch.autocast(device.type, enabled=False):
+        image_NE = F.normalize(frames_BTE[clip_N, place_N].float(), dim=-1)
+        caption_NE = caption_BTE[clip_N, place_N].float()
 
         def logits(images: slice, captions: slice) -> Tensor:
             """Those of these images with these captions; -inf for pairs that are no negatives."""
@@ -130,6 +127,6 @@ def frame_caption_loss(
             rows, columns = (F.cross_entropy(both, pair_N[part], reduction="none") for both in (to_captions, to_images))
             return rows + columns
 
-        both_N = shared_rows(len(clip_N), losses)
-    share = len(mask_BT) / len(clip_N)
-    return both_N.new_zeros(len(mask_BT)).index_add(0, clip_N, share * both_N / 2)
+        both_N = shared_rows(count, losses)
+    num_clips = len(caption_BT)
+    return both_N.new_zeros(num_clips).index_add(0, clip_N, num_clips / count * both_N / 2)

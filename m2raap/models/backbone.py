@@ -70,7 +70,7 @@ class Backbone(nn.Module):
         self.preprocess = preprocess
         self.description = description
         self._write = write
-        self.recomputes = False  # whether a backward pass computes vision layers again (activation checkpointing)
+        self.recomputes = False  # whether a backward pass computes layers again (activation checkpointing)
         self.code: dict[str, str] = {}  # of a family outside of the package: its name and the digest of its file
 
     @property
@@ -112,9 +112,13 @@ class Backbone(nn.Module):
         return tokens_NSD
 
     def _layer(self, index: int, tokens_NSD: Tensor) -> Tensor:
-        if self.recomputes and torch.is_grad_enabled() and tokens_NSD.requires_grad:
-            return checkpoint(self.vision.run, index, tokens_NSD, use_reentrant=False)
-        return self.vision.run(index, tokens_NSD)
+        return self.run_layer(self.vision.run, index, tokens_NSD)
+
+    def run_layer(self, layer: Callable[..., Tensor], *inputs: Any) -> Tensor:
+        """layer(*inputs). Where `recomputes` is set, the backward pass computes it again, so that it must not draw anything."""
+        if self.recomputes and torch.is_grad_enabled():
+            return checkpoint(layer, *inputs, use_reentrant=False, preserve_rng_state=False)
+        return layer(*inputs)
 
     def compile_layers(self, backend: str = "inductor") -> None:
         """From now on torch.compile runs the layers of the vision tower, by a `backend` of it; the weights keep their names."""

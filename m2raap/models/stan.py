@@ -33,6 +33,14 @@ from m2raap.models.vision import VisionTower
 from m2raap.models.zero import zero_linear
 
 
+RunLayer = Callable[..., Tensor]  # (layer, its inputs) -> its output, as Backbone.run_layer
+
+
+def at_once(layer: Callable[..., Tensor], *inputs: Any) -> Tensor:
+    """Runs a layer and keeps what its backward pass needs."""
+    return layer(*inputs)
+
+
 class DropPath(nn.Module):
     """Leaves out the whole branch of a row with probability `share`, and scales the rest. Identity in eval mode."""
 
@@ -62,14 +70,16 @@ class TemporalBlock(nn.Module):
         self.out = (zero_linear if zero_start else nn.Linear)(width, width)
         self.drop_path = DropPath(drop_path)
 
-    def forward(self, x_BPTD: Tensor, mask_BT: Tensor) -> Tensor:
-        batch, patches, frames, width = x_BPTD.shape
-        normed = self.norm(x_BPTD).reshape(batch * patches, frames, width)
+    def forward(self, x_BPTD: Tensor, mask_BT: Tensor, run_layer: RunLayer = at_once) -> Tensor:
         # Without a mask attention is faster. An exported graph has to serve all masks, and cannot branch.
         full = not torch.compiler.is_exporting() and is_full(mask_BT)
-        hidden = None if full else (~mask_BT).repeat_interleave(patches, 0)
-        mixed = self.attn(normed, normed, normed, key_padding_mask=hidden, need_weights=False)[0]
+        hidden = None if full else (~mask_BT).repeat_interleave(x_BPTD.shape[1], 0)
+        mixed = run_layer(self._attend, x_BPTD, hidden)
         return x_BPTD + self.out(self.drop_path(mixed)).reshape(x_BPTD.shape)
+
+    def _attend(self, x_BPTD: Tensor, hidden: Tensor | None) -> Tensor:
+        normed = self.norm(x_BPTD).flatten(0, 1)
+        return self.attn(normed, normed, normed, key_padding_mask=hidden, need_weights=False)[0]
 
 
 class ConvBlock(nn.Module):
@@ -86,7 +96,7 @@ class ConvBlock(nn.Module):
         self.out = (zero_linear if zero_start else nn.Linear)(narrow, width)
         self.drop_path = DropPath(drop_path)
 
-    def forward(self, x_BPTD: Tensor, mask_BT: Tensor) -> Tensor:
+    def forward(self, x_BPTD: Tensor, mask_BT: Tensor, run_layer: RunLayer = at_once) -> Tensor:
         batch, patches, frames, _ = x_BPTD.shape
         narrow = self.down(x_BPTD) * mask_BT[:, None, :, None]  # a masked frame is zero padding, as beyond the borders
         mixed = self.conv(narrow.reshape(batch * patches, frames, -1).transpose(1, 2)).transpose(1, 2)
@@ -106,16 +116,18 @@ class SpatialBlock(nn.Module):
         self.drop_path = DropPath(drop_path)
         self.frame_tokens = frame_tokens
 
-    def forward(self, cls_BCD: Tensor, x_BPTD: Tensor, mask_BT: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, cls_BCD: Tensor, x_BPTD: Tensor, mask_BT: Tensor, run_layer: RunLayer = at_once
+    ) -> tuple[Tensor, Tensor]:
         batch, patches, frames, width = x_BPTD.shape
         tower = self.tower
         frames_BTPD = x_BPTD.transpose(1, 2)
         u = torch.cat([cls_BCD.expand(-1, frames, -1)[:, :, None], frames_BTPD], 2)
-        mixed = tower.attend(self.block, u.reshape(batch * frames, 1 + patches, width))
+        mixed = run_layer(tower.attend, self.block, u.reshape(batch * frames, 1 + patches, width))
         r = self.drop_path(mixed).reshape(batch, frames, 1 + patches, width)
         cls_BCD = cls_BCD + (r[:, :, 0] if self.frame_tokens else masked_mean(r[:, :, 0], mask_BT)[:, None])
         y = torch.cat([cls_BCD, (frames_BTPD + r[:, :, 1:]).flatten(1, 2)], 1)
-        y = y + tower.feed_forward(self.block, y)
+        y = y + run_layer(tower.feed_forward, self.block, y)
         count = cls_BCD.shape[1]
         return y[:, :count], y[:, count:].reshape(batch, frames, patches, width).transpose(1, 2)
 
@@ -198,8 +210,8 @@ class Stan(nn.Module):
                 entering = self.enter(level)
                 cls_BCD = cls_BCD + self._of_clip(entering[:, :, 0], mask_BT)
                 x_BPTD = x_BPTD + entering[:, :, 1:].transpose(1, 2)
-            x_BPTD = self.temporal[k](x_BPTD, mask_BT)
-            cls_BCD, x_BPTD = self.spatial[k](cls_BCD, x_BPTD, mask_BT)
+            x_BPTD = self.temporal[k](x_BPTD, mask_BT, self.backbone.run_layer)
+            cls_BCD, x_BPTD = self.spatial[k](cls_BCD, x_BPTD, mask_BT, self.backbone.run_layer)
         return cls_BCD
 
     def _of_clip(self, cls_BTD: Tensor, mask_BT: Tensor) -> Tensor:

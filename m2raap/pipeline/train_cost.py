@@ -81,7 +81,8 @@ def training_cost(recipe: Recipe, clips: int, val_clips: int = 0) -> Cost:
     layer *= vision_passes(cfg)
     forward = learns * layer + branch + text
     backward = 2 * (learns * layer + branch + (text if cfg.train_text else 0)) + _passed(cfg, learns) * layer
-    backward += learns * layer if cfg.recompute else 0
+    if cfg.recompute:
+        backward += learns * layer + (branch if cfg.temporal.name == "stan" else 0)
     frozen = (shape.layers - learns) * layer
     cached = cfg.cache != "off" and cfg.pixels_are_fixed and learns < shape.layers
     often = 2 if chunk < batch else 1
@@ -113,7 +114,9 @@ def kept_bytes(cfg: AdaptConfig, shape: Shape, texts: int = 1) -> float:
     if cfg.temporal.name == "stan":
         inner = cfg.num_frames * (1 + (shape.vision_tokens - 1) // cfg.temporal.patch_pool**2) * shape.width
         # Spatial: a layer. Temporal: norm, q, k, v, the inputs of two matrices. And the level that is added.
-        branch = cfg.temporal.layers * (VALUES_A_LAYER + 8) * inner
+        of_pair, layers = VALUES_A_LAYER + 8, cfg.temporal.layers
+        # Computed again it keeps the inputs of its two attentions, its MLP and its last matrix, and one layer in full.
+        branch = (4 * layers + VALUES_A_LAYER if cfg.recompute else of_pair * layers) * inner
     elif cfg.temporal.name == "seqtransf":
         branch = cfg.temporal.layers * VALUES_A_LAYER * cfg.num_frames * shape.embed
     elif cfg.temporal.name == "adapter":

@@ -20,7 +20,7 @@ from m2raap.models.backbone import Backbone
 from m2raap.models.config import AcgConfig, BackboneConfig, MeanConfig, StanConfig
 from m2raap.models.images import images_from_pictures
 from m2raap.models.video_clip import VideoCLIP
-from tests.adapt.world import ordered
+from tests.adapt.world import ordered, words_of
 
 BOTH = AugmentConfig(random_resized_crop=(0.08, 1.0), frame_jitter=True)
 
@@ -106,7 +106,7 @@ def test_captions_are_those_of_the_drawn_frames(backbone: Backbone) -> None:
     augment = Augmentation(BOTH, 0)
     table = caption_table(source, VideoCLIP(backbone, MeanConfig(), AcgConfig()), 3, augment)
     for epoch in (None, 0, 1, 2):
-        words = table.words(np.array([2, 0]), epoch)
+        words = words_of(table, np.array([2, 0]), epoch)
         expected = [augment.frames(f"clip{clip}", epoch, 9, 3) for clip in (2, 0)]
         assert words == [[f"{clip} {f}" for f in row] for clip, row in zip((2, 0), expected, strict=True)]
 

@@ -16,7 +16,7 @@ from m2raap.models.backbone import Backbone
 from m2raap.models.config import AcgConfig, BackboneConfig, MeanConfig
 from m2raap.models.families import load_backbone
 from m2raap.models.video_clip import VideoCLIP
-from tests.adapt.world import ordered
+from tests.adapt.world import ordered, words_of
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def model(tiny_dir: Path) -> VideoCLIP:
 def test_each_frame_gets_its_own_caption(model: VideoCLIP) -> None:
     source = ordered(3, 0)
     table = caption_table(source, model, 2)  # thinned: frames 1 and 3 of 4
-    (vectors, there), words = table.encode(model, np.array([2, 0])), table.words(np.array([2, 0]))
+    (vectors, there), words = table.encode(model, np.array([2, 0])), words_of(table, np.array([2, 0]))
     assert there.tolist() == [[False, True]] * 2
     assert [row[1] for row in words] == [source.frame_captions[2][3], source.frame_captions[0][3]]
     for row, text in zip(vectors[:, 1], [row[1] for row in words], strict=True):

@@ -133,9 +133,12 @@ def test_layers_computed_again_have_the_gradients_of_kept_ones(
     again: list[int] = []
     layer = run.model.backbone.vision.run
     run.model.backbone.vision.run = lambda index, tokens: again.append(index) or layer(index, tokens)  # type: ignore[method-assign]
+    across: list[torch.Tensor] = []
+    run.model.temporal.temporal[0].attn.register_forward_hook(lambda module, given, result: across.append(result))
     same(gradients_of(run), everything)
     passes = {None: 2, 3: 3}[micro]  # once more for the layers on the way back, and for chunks
     assert again.count(2) >= passes
+    assert len(across) >= passes, "the branch, too"
 
 
 def test_compiled_layers_have_the_gradients_of_others(everything: tuple, tiny_dir: Path, tmp_path: Path) -> None:

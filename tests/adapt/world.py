@@ -5,6 +5,7 @@ import io
 import numpy as np
 from PIL import Image
 
+from m2raap.adapt.captions import CaptionTable
 from m2raap.adapt.sources import ListSource
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (30, 40, 220), "yellow": (230, 220, 30)}
@@ -18,6 +19,11 @@ def jpeg(colour: str, rng: np.random.Generator) -> bytes:
     out = io.BytesIO()
     Image.fromarray(pixels).save(out, "JPEG", quality=95)
     return out.getvalue()
+
+
+def words_of(table: CaptionTable, clips: np.ndarray, epoch: int | None = None) -> list[list[str]]:
+    """The captions of the frames that are read of these clips; an empty text for a frame without one."""
+    return [[table.texts[row] if row >= 0 else "" for row in rows] for rows in table.rows(clips, epoch)]
 
 
 def clips_of(pairs: list[tuple[str, str]], seed: int, frames: int) -> ListSource:
