@@ -32,7 +32,6 @@ from m2raap.models.pooling import masked_mean
 from m2raap.models.vision import VisionTower
 from m2raap.models.zero import zero_linear
 
-
 RunLayer = Callable[..., Tensor]  # (layer, its inputs) -> its output, as Backbone.run_layer
 
 
