@@ -265,8 +265,8 @@ class AdaptConfig(Config):
     )
     recompute: bool = Field(
         default=False,
-        description="Whether the backward pass computes the layers of the vision tower and of STAN again instead of keeping their activations (activation "
-        "checkpointing): less memory, for about a third more time.",
+        description="Whether the backward pass computes the layers of the vision tower and of STAN again instead of keeping "
+        "their activations (activation checkpointing): less memory, for about a third more time.",
         json_schema_extra=HOW,
     )
     tensorboard: bool = Field(
