@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from m2raap.adapt.loss_config import LossConfig
+from m2raap.adapt.loss_config import HarmonizeConfig, LossConfig
 from m2raap.core.config import HOW, Config
 from m2raap.models.config import (
     AcgConfig,
@@ -124,6 +124,11 @@ class AdaptConfig(Config):
         "hard negatives; 1: no groups.",
     )
     loss: LossConfig = Field(default=LossConfig(), description="Weights of the terms of the loss.")
+    harmonize: HarmonizeConfig | None = Field(
+        default=None,
+        description="What training does where a text and the captions of the frames pull the video vector apart; it needs "
+        "adapt.loss.clip_caption. null: nothing.",
+    )
     acg: AcgConfig | None = Field(
         default=None,
         description="Auxiliary-caption-guided weights over frames (ACG); they need the stage caption. null: none.",
@@ -287,7 +292,8 @@ class AdaptConfig(Config):
     def wants_captions(self) -> bool:
         """Whether training reads the auxiliary captions of frames; of an interaction from outside only the module tells."""
         guided = isinstance(self.interaction, CaptionGuidedMugConfig) and self.interaction.reads_captions
-        return self.acg is not None or self.loss.frame_caption.weight > 0 or guided
+        learns = self.loss.frame_caption.weight > 0 or self.loss.clip_caption.weight > 0
+        return self.acg is not None or learns or guided
 
     @property
     def pixels_are_fixed(self) -> bool:
@@ -342,6 +348,11 @@ class AdaptConfig(Config):
                 "adapt.temporal.pool raw and adapt.acg both say how frame vectors become one: set adapt.temporal.pool to unit, "
                 "or adapt.acg to null"
             )
+        if self.harmonize is not None and not self.loss.clip_caption.weight:
+            raise ValueError(
+                "adapt.harmonize compares the gradients of texts with those of adapt.loss.clip_caption: give that loss a weight "
+                "above 0, or set adapt.harmonize to null"
+            )
         if self.temporal.name == "mean" and self.loss.direction.weight:
             raise ValueError(
                 "adapt.temporal.name mean gives a clip and its reversal the same vector: set adapt.loss.direction to 0"
@@ -367,8 +378,8 @@ class AdaptConfig(Config):
             )
         if self.input == "video" and self.wants_captions:
             raise ValueError(
-                "adapt.acg, adapt.loss.frame_caption and an adapt.interaction that reads captions take those of stored "
-                "key-frames: set adapt.input to keyframes"
+                "adapt.acg, adapt.loss.frame_caption, adapt.loss.clip_caption and an adapt.interaction that reads captions take "
+                "those of stored key-frames: set adapt.input to keyframes"
             )
         if all(self.origin_odds.get(origin, 1.0) == 0 for origin in ("raw", "rewrite", "translation", "aux")):
             raise ValueError("adapt.origin_odds leaves no text to learn from: give an origin odds above 0")

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from m2raap.adapt.captions import caption_keep
 from m2raap.adapt.config import AdaptConfig
-from m2raap.adapt.objective import BatchTexts
+from m2raap.adapt.objective import OF_CAPTIONS, BatchTexts
 from m2raap.adapt.order_texts import FIRST, SECOND, SWAPPED
 from m2raap.adapt.sampler import BatchSampler
 
@@ -80,7 +80,7 @@ class Draws:
         caption_keep_B = caption_keep(len(clips), cfg.caption_dropout, cfg.seed, number) if self.guided else None
         weights = cfg.loss.weights_at((number - 1) / self.steps)
         epoch = self.sampler.epoch(number)
-        captions = train.captions.rows(clips, epoch) if train.captions and "frame_caption" in weights else None
+        captions = train.captions.rows(clips, epoch) if train.captions and not OF_CAPTIONS.isdisjoint(weights) else None
         order = train.order if "clauses" in weights or "event_order" in weights else None
         order_KB3 = order.rows_N3[rows_KB] if order is not None else None
         batch_texts = BatchTexts(texts, train.texts.owners(clips), captions, order_KB3)

@@ -122,6 +122,7 @@ class DoneStep:
             "lr": self.rates,
             "grad_norm": norm if math.isfinite(norm) else None,
             "gates": _under("gates", numbers),
+            **({"harmonize": harmony} if (harmony := _under("harmonize", numbers)) else {}),
         }
 
 

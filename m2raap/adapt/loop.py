@@ -2,7 +2,8 @@
 
 A run that is killed and started again with the same arguments ends in the same weights and the same log, bit for bit
 (same machine, same thread count): random choices are functions of (seed, step), and the rest is in the checkpoint.
-In `out`: model/ (VideoCLIP.load), train.jsonl, timings.jsonl, and while it runs scratch/ (checkpoint, prefix cache).
+In `out`: model/ (VideoCLIP.load), train.jsonl, timings.jsonl, with adapt.harmonize signals/, and while it runs scratch/
+(checkpoint, prefix cache).
 """
 
 from __future__ import annotations
@@ -21,9 +22,12 @@ import torch
 
 from m2raap.adapt.checkpoint import put_weights, save_checkpoint, trained_weights
 from m2raap.adapt.config import AdaptConfig
+from m2raap.adapt.conflict import write_conflict
 from m2raap.adapt.distributed import DistContext
+from m2raap.adapt.harmonize import harmony
 from m2raap.adapt.keep import add_to_mean, is_averaged, note_scores
 from m2raap.adapt.logs import DoneStep, LateNumbers
+from m2raap.adapt.loss_config import CONFLICT_FILE
 from m2raap.adapt.lora import merge_lora, refuse_unreached
 from m2raap.adapt.optim import lr_multiplier, set_rates
 from m2raap.adapt.prepare import Report, open_decoders, prepare
@@ -195,7 +199,10 @@ def _learn(state: TrainState, number: int) -> tuple[LateNumbers, bool]:
             state.model.backbone.logit_scale.clamp_(max=optim.max_logit_scale)
     terms = {f"terms/{name}": term for name, term in loss.terms.items()}
     gates = {f"gates/{name}": value for name, value in state.model.gate_tensors().items()}
-    return LateNumbers({"loss": loss.total, "grad_norm": grad_norm, **terms, **gates}), skips
+    of_texts = {f"harmonize/{name}": value for name, value in harmony(loss).items()}
+    if state.conflict is not None and loss.agreement_BK is not None:
+        state.conflict.add(share.step.rows_KB, loss.agreement_BK)
+    return LateNumbers({"loss": loss.total, "grad_norm": grad_norm, **terms, **gates, **of_texts}), skips
 
 
 def _validate_and_keep(state: TrainState) -> None:
@@ -205,6 +212,8 @@ def _validate_and_keep(state: TrainState) -> None:
     scores = _validate(state) if state.val is not None else None
     if state.logs is None:
         return
+    if state.truth is not None and state.conflict is not None and progress.step:
+        state.logs.write({"step": progress.step, "conflict_auc": state.truth.aucs(state.conflict.means()[0])})
     if scores is not None:
         is_best = note_scores(progress, scores, cfg.keep_by)
         state.logs.write({"step": progress.step, "val": scores.numbers, "best_step": progress.best_step})
@@ -231,6 +240,7 @@ def _checkpoint(state: TrainState) -> None:
     progress.bias = None if optim.bias is None else float(optim.bias.detach())
     progress.order_heads = {} if optim.order_heads is None else trained_weights(optim.order_heads)
     progress.loss_scale = optim.scaler.state_dict() if optim.scaler else {}
+    progress.conflict = state.conflict.state() if state.conflict is not None else {}
     save_checkpoint(state.scratch, state.key, state.model, optim.optimiser, progress)
 
 
@@ -276,7 +286,9 @@ def _put_kept(state: TrainState) -> int:
 
 
 def _write_model(state: TrainState, result: AdaptResult) -> None:
-    """Writes model/ as a whole or not at all, then removes the scratch folder."""
+    """Writes the conflict of the texts, then model/ as a whole or not at all, and removes the scratch folder."""
+    if state.conflict is not None:
+        write_conflict(state.out / CONFLICT_FILE, state.train.texts.raw_ids, *state.conflict.means())
     state.model.eval()
     if state.cfg.lora is not None:
         merge_lora(state.model)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, field_validator
 
-from m2raap.core.config import Config
+from m2raap.core.config import HOW, Config
+
+
+CONFLICT_FILE = "signals/pairs.parquet"  # in the folder of a training with adapt.harmonize
 
 
 class TermConfig(Config):
@@ -26,6 +29,47 @@ def _of_number(value: Any) -> Any:
 Term = Annotated[TermConfig, BeforeValidator(_of_number, json_schema_input_type=float | TermConfig)]
 
 
+class HarmonizeConfig(Config):
+    """What training does where the gradients of a clip's text and of the captions of its frames are in conflict."""
+
+    mode: Literal["realign", "curriculum", "both"] = Field(
+        default="curriculum",
+        description="realign: conflicting gradients are projected; curriculum: texts in conflict are left out of the loss, and "
+        "stay in the batch as negatives.",
+    )
+    gamma: tuple[float, float] = Field(
+        default=(-0.3, 0.3),
+        description="Agreement of gradients (-1..1) up to which the curriculum leaves a text out, at the first and the last step.",
+    )
+    level: Literal["vectors", "weights"] = Field(
+        default="vectors",
+        description="Where realign projects: for each clip at its video vector, or over all weights together, which takes a pass "
+        "for each of the two (for comparison).",
+    )
+    truth: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Parquet file whose column id holds the wrong texts; the log then says how well conflict finds them. null: "
+        "none.",
+        json_schema_extra=HOW,
+    )
+
+    @field_validator("gamma")
+    @classmethod
+    def _are_cosines(cls, gamma: tuple[float, float]) -> tuple[float, float]:
+        if not all(-1 <= value <= 1 for value in gamma):
+            raise ValueError("expected two cosines from -1 to 1, such as [-0.3, 0.3]")
+        return gamma
+
+    @property
+    def realigns(self) -> bool:
+        return self.mode != "curriculum"
+
+    @property
+    def leaves_out(self) -> bool:
+        return self.mode != "realign"
+
+
 class LossConfig(Config):
     """Weights of the terms of the loss, each a number or {weight, start}."""
 
@@ -39,6 +83,11 @@ class LossConfig(Config):
     frame_caption: Term = Field(
         default=TermConfig(weight=0.0),
         description="Contrastive loss over frames and their auxiliary captions; it needs the stage caption.",
+    )
+    clip_caption: Term = Field(
+        default=TermConfig(weight=0.0),
+        description="Contrastive loss of video vectors and the mean of the auxiliary captions of their frames, which "
+        "adapt.harmonize compares with the texts; it needs the stage caption.",
     )
     direction: Term = Field(
         default=TermConfig(weight=0.0),

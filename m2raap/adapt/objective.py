@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from m2raap.adapt.config import AdaptConfig
 from m2raap.adapt.order_heads import OrderHeads
 from m2raap.adapt.order_terms import clause_rows, event_order_rows
+from m2raap.adapt.clip_captions import clip_caption_loss
 from m2raap.models.acg import frame_caption_loss
 from m2raap.models.interaction.score import score_matrix
 from m2raap.models.interaction.units import ClipUnits, TextUnits, select
@@ -72,6 +73,8 @@ class Features:
         return cls(**{name: torch.cat([part.present()[name] for part in parts]) for name in parts[0].present()})
 
 
+OF_CAPTIONS = frozenset({"frame_caption", "clip_caption"})  # terms that no text enters
+
 # The fields of TextUnits, and those of Features that hold them for K texts per clip.
 TEXT_FEATURES = {
     "pooled_AE": "text_BKE",
@@ -113,23 +116,41 @@ def bias_of(cfg: AdaptConfig, backbone_bias: nn.Parameter | None) -> nn.Paramete
 
 @dataclass(frozen=True)
 class StepLoss:
-    """The loss of a step: the weighted sum of its terms, and the mean of each term without its weight, by name."""
+    """The loss of a step: the weighted sum of its terms, and the mean of each term without its weight, by name.
+
+    `agreement_BK`: of the texts with the captions of the frames, where harmonisation compares them.
+    """
 
     total: Tensor
     terms: dict[str, Tensor]
+    agreement_BK: Tensor | None = None
+    kept_BK: Tensor | None = None  # the texts whose losses count, where some may be left out
 
     def detached(self) -> StepLoss:
-        return StepLoss(self.total.detach(), {name: term.detach() for name, term in self.terms.items()})
+        terms = {name: term.detach() for name, term in self.terms.items()}
+        return StepLoss(self.total.detach(), terms, self.agreement_BK, self.kept_BK)
 
     def floats(self) -> dict[str, float]:
         """The terms as numbers, for the log."""
         return {name: float(term) for name, term in self.terms.items()}
 
 
-def step_loss(weights: Mapping[str, float], rows: Mapping[str, Tensor]) -> StepLoss:
-    """The loss of a batch from the losses of its pairs (`loss_rows`), each term with its weight."""
-    terms = {name: rows_BK.mean() for name, rows_BK in rows.items()}
-    return StepLoss(torch.stack([weights[name] * term for name, term in terms.items()]).sum(), terms)
+def step_loss(
+    weights: Mapping[str, float],
+    rows: Mapping[str, Tensor],
+    agreement_BK: Tensor | None = None,
+    kept_BK: Tensor | None = None,
+) -> StepLoss:
+    """The loss of a batch from the losses of its pairs (`loss_rows`), each term with its weight.
+
+    A term of texts is the mean over those that are kept (None: all).
+    """
+    terms = {
+        name: rows_BK.mean() if kept_BK is None or name in OF_CAPTIONS else (rows_BK * kept_BK).sum() / kept_BK.sum()
+        for name, rows_BK in rows.items()
+    }
+    total = torch.stack([weights[name] * term for name, term in terms.items()]).sum()
+    return StepLoss(total, terms, agreement_BK, kept_BK)
 
 
 def loss_rows(
@@ -142,11 +163,14 @@ def loss_rows(
     order_heads: OrderHeads | None = None,
     interaction: nn.Module | None = None,
     shared_rows: SharedRows = every_row,
+    videos: Sequence[Tensor] | None = None,
 ) -> dict[str, Tensor]:
     """Every term of `weights`, by name, as the losses (B, K) of the clips and their K texts; (B, 1) where no text enters.
 
     `weights`: of the terms that count in this step (LossConfig.weights_at). `scale`: 1 / temperature. `bias` is added to the
-    cosine logits alone: the scores of an interaction, which have another range, and the frame-caption loss keep the softmax.
+    cosine logits alone: the scores of an interaction, which have another range, and the losses of captions keep the softmax.
+    `videos`: K + 1 times the video vectors (B, E), for `plain` of each of the K texts and for `clip_caption`, where something
+    is done to the gradients of each; None: those of `features`.
     What is dear, the scores of an interaction and the frame-caption loss, is shared among processes by `shared_rows`.
     """
     objective = objective_of(cfg.objective)
@@ -155,7 +179,7 @@ def loss_rows(
         text_BE = features.text_BKE[:, turn]
         twins_BB = owned_mask(texts, batch_texts.owners).to(text_BE.device)
         if "plain" in weights:
-            logits_BB = cosine_logits(features.video_BE, text_BE, scale)
+            logits_BB = cosine_logits(videos[turn] if videos else features.video_BE, text_BE, scale)
             if bias is not None:
                 if bool(bias.isnan()):
                     bias.data.copy_(start_bias(logits_BB))
@@ -185,6 +209,10 @@ def loss_rows(
         captions = (features.caption_BTE, batch_texts.caption_BT)
         pairs = frame_caption_loss(features.vectors_BTE, *captions, scale, shared_rows)
         rows["frame_caption"].append(pairs)
+    if "clip_caption" in weights:
+        assert features.caption_BTE is not None and batch_texts.caption_BT is not None
+        video_BE = videos[-1] if videos else features.video_BE
+        rows["clip_caption"].append(clip_caption_loss(video_BE, features.caption_BTE, batch_texts.caption_BT, scale))
     return {name: torch.stack(turns, 1) for name, turns in rows.items()}
 
 

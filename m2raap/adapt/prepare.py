@@ -18,6 +18,7 @@ from m2raap.adapt.augment import Augmentation
 from m2raap.adapt.captions import caption_table
 from m2raap.adapt.checkpoint import Progress, load_checkpoint, put_weights
 from m2raap.adapt.config import AdaptConfig
+from m2raap.adapt.conflict import ConflictMeans, Truth
 from m2raap.adapt.distributed import DistContext
 from m2raap.adapt.draw import Draws, Share
 from m2raap.adapt.gradcache import GradCache
@@ -111,6 +112,8 @@ def prepare(
         text_features_NE=None if cfg.train_text else _encode_all(model, train.texts.tokens, dist_context),
         order_features_ME=_encode_events(cfg, model, train.order, dist_context),
         drops=_seed_drop_path(model),
+        conflict=_conflict_means(cfg, model, train, progress),
+        truth=_truth(cfg, train),
         logs=Logs(out, progress, open_trackers(cfg, out, progress.step, key)) if dist_context.is_main else None,
         decoding=decoding,
         decoders=decoders,
@@ -403,6 +406,22 @@ def _encode_events(
     if order is None or cfg.train_text or not len(order.texts):
         return None
     return _encode_all(model, order.tokens, dist_context)
+
+
+def _conflict_means(cfg: AdaptConfig, model: VideoCLIP, train: Split, progress: Progress) -> ConflictMeans | None:
+    if cfg.harmonize is None:
+        return None
+    means = ConflictMeans(len(train.texts.texts), model.backbone.device)
+    if progress.conflict:
+        means.load(progress.conflict)
+    return means
+
+
+def _truth(cfg: AdaptConfig, train: Split) -> Truth | None:
+    if cfg.harmonize is None or cfg.harmonize.truth is None:
+        return None
+    texts = train.texts
+    return Truth(Path(cfg.harmonize.truth), texts.raw_ids, [texts.names[lang] for lang in texts.lang_N.tolist()])
 
 
 @contextmanager

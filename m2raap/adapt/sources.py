@@ -21,13 +21,15 @@ from m2raap.core.strings import Strings
 class TextColumns:
     """The active texts of all clips, ordered by clip; the texts of a clip are in a fixed order.
 
-    `clip_N`: the clip of each text, ascending. `lang_N` and `origin_N`: indices in `langs` and `origins`.
+    `clip_N`: the clip of each text, ascending. `lang_N` and `origin_N`: indices in `langs` and `origins`. `raw_ids`: of each
+    text the id of the text of the corpus that it is, or comes from; empty where there is none.
     """
 
     clip_N: np.ndarray
     lang_N: np.ndarray
     origin_N: np.ndarray
     texts: Strings
+    raw_ids: Strings
     langs: tuple[str, ...]
     origins: tuple[str, ...]
 
@@ -97,7 +99,10 @@ class CaptionedSource(PairSource, Protocol):
 
 @dataclass
 class ListSource:
-    """A PairSource in memory: of every clip its id, frames, (lang, text, origin) triples and captions of frames."""
+    """A PairSource in memory: of every clip its id, frames, (lang, text, origin) triples and captions of frames.
+
+    Text k of a clip has the id CLIP.k.
+    """
 
     clip_ids: list[str]
     jpegs: list[list[bytes]]
@@ -131,12 +136,14 @@ class ListSource:
 
     def text_columns(self) -> TextColumns:
         rows = [(clip, *triple) for clip, triples in enumerate(self.pairs) for triple in triples]
+        ids = (f"{self.clip_ids[clip]}.{place}" for clip, triples in enumerate(self.pairs) for place in range(len(triples)))
         langs, origins = tuple(sorted({row[1] for row in rows})), tuple(sorted({row[3] for row in rows}))
         return TextColumns(
             clip_N=np.array([row[0] for row in rows], np.int32),
             lang_N=np.array([langs.index(row[1]) for row in rows], np.int8),
             origin_N=np.array([origins.index(row[3]) for row in rows], np.int8),
             texts=Strings.of(row[2] for row in rows),
+            raw_ids=Strings.of(ids),
             langs=langs,
             origins=origins,
         )

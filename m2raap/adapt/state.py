@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from m2raap.adapt.captions import CaptionTable
 from m2raap.adapt.checkpoint import Progress
 from m2raap.adapt.config import AdaptConfig
+from m2raap.adapt.conflict import ConflictMeans, Truth
 from m2raap.adapt.distributed import DistContext
 from m2raap.adapt.draw import Share
 from m2raap.adapt.gradcache import GradCache
@@ -88,7 +89,7 @@ class DropPathRng:
 @dataclass
 class TrainState:
     """A run between two steps. `text_features_NE`, `order_features_ME`: of the training texts and of the texts of their events,
-    where the text tower is frozen."""
+    where the text tower is frozen. `conflict` and `truth`: only with adapt.harmonize."""
 
     cfg: AdaptConfig
     dist_context: DistContext
@@ -105,6 +106,8 @@ class TrainState:
     text_features_NE: Tensor | None
     order_features_ME: Tensor | None
     drops: DropPathRng
+    conflict: ConflictMeans | None
+    truth: Truth | None
     logs: Logs | None  # only in the main process
     decoding: Decoding  # of stored frames
     decoders: Decoders | None  # only for raw video

@@ -7,6 +7,7 @@ processes are encoded as the whole batch would be. B clips, T frames, K texts pe
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -15,7 +16,8 @@ from torch import Tensor
 
 from m2raap.adapt.draw import Share
 from m2raap.adapt.frame_order import reverse_frames, swap_halves
-from m2raap.adapt.objective import TEXT_FEATURES, BatchTexts, Features, StepLoss, loss_rows, step_loss
+from m2raap.adapt.harmonize import add_projected, gamma_at, kept_pairs, realigned, text_agreement
+from m2raap.adapt.objective import OF_CAPTIONS, TEXT_FEATURES, BatchTexts, Features, StepLoss, loss_rows, step_loss
 from m2raap.adapt.order_texts import FIRST, SWAPPED
 from m2raap.adapt.state import TrainState
 from m2raap.models.interaction.units import Need, tensors_of
@@ -26,13 +28,41 @@ PRECISION = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float1
 
 def gradients(state: TrainState, share: Share) -> StepLoss:
     """Puts the gradients of the step's loss into `.grad` and returns the loss."""
-    scale, step = state.model.backbone.logit_scale, share.step
+    weights, harmonize = share.step.loss_weights, state.cfg.harmonize
+    if harmonize is None or "clip_caption" not in weights or harmonize.level == "vectors" or not harmonize.realigns:
+        return _gradients_of(state, share, weights)
+    of_captions = {name: weight for name, weight in weights.items() if name in OF_CAPTIONS}
+    of_texts = {name: weight for name, weight in weights.items() if name not in OF_CAPTIONS}
+    learning = state.optim.parameters()
+    parts = []
+    for some in (of_captions, of_texts) if of_texts else (of_captions,):
+        loss = _gradients_of(state, share, some)
+        parts.append((loss, [None if p.grad is None else p.grad.clone() for p in learning]))
+    for p, gradient in zip(learning, add_projected([gradients for _, gradients in parts]), strict=True):
+        p.grad = gradient
+    terms = {name: term for loss, _ in parts for name, term in loss.terms.items()}
+    total = torch.stack([loss.total for loss, _ in parts]).sum()
+    return replace(parts[-1][0], total=total, terms=terms)
+
+
+def _gradients_of(state: TrainState, share: Share, weights: dict[str, float]) -> StepLoss:
+    """Puts the gradients of some terms into `.grad`, and returns their loss."""
+    scale, step, cfg = state.model.backbone.logit_scale, share.step, state.cfg
+    harmonize = cfg.harmonize if "clip_caption" in step.loss_weights else None
 
     def loss_of(features: Features) -> StepLoss:
         of_loss = (state.optim.bias, state.optim.order_heads, state.model.interaction)
         batch = (features, step.batch_texts, scale.exp(), *of_loss)
-        rows = loss_rows(state.cfg, step.loss_weights, *batch, state.dist_context.shared_rows)
-        return step_loss(step.loss_weights, rows)
+        videos = None
+        if harmonize is not None and harmonize.realigns and harmonize.level == "vectors":
+            videos = realigned(features.video_BE, len(step.batch_texts.texts) + 1)
+        rows = loss_rows(cfg, weights, *batch, state.dist_context.shared_rows, videos)
+        if harmonize is None:
+            return step_loss(weights, rows)
+        agreement_BK = text_agreement(features, step.batch_texts, scale.exp())
+        gamma = gamma_at(harmonize.gamma, (step.number - 1) / state.steps)
+        kept_BK = kept_pairs(agreement_BK, gamma) if harmonize.leaves_out else None
+        return step_loss(weights, rows, agreement_BK, kept_BK)
 
     scale_loss = state.optim.scaler.scale if state.optim.scaler else None
     return state.optim.grad_cache(len(step.clips_B), partial(encode, state, share), loss_of, scale_loss)
@@ -48,12 +78,12 @@ def encode(state: TrainState, share: Share, start: int, stop: int) -> Features:
     model.temporal.train()
     weights = step.loss_weights
     needs: frozenset[Need] = model.interaction.needs if "interaction" in weights else frozenset()
-    scores_captions, learns_captions = "captions" in needs, "frame_caption" in weights
-    needs_vectors = "interaction" in weights or learns_captions
+    scores_captions, learns_captions = "captions" in needs, not OF_CAPTIONS.isdisjoint(weights)
+    needs_vectors = "interaction" in weights or "frame_caption" in weights
     with torch.autocast(device.type, dtype=PRECISION[cfg.precision], enabled=cfg.precision != "fp32"):
         captions = None
         if train.captions and (cfg.acg is not None or scores_captions or learns_captions):
-            # Only the frame-caption loss has a gradient of captions.
+            # Only the losses of captions have a gradient of captions.
             with torch.set_grad_enabled(torch.is_grad_enabled() and learns_captions):
                 captions = train.captions.encode(model, clips, state.sampler.epoch(step.number))
         guide = None

@@ -31,6 +31,7 @@ class TextTable:
     """
 
     texts: Strings
+    raw_ids: Strings  # as of TextColumns
     first_C1: np.ndarray
     clip_N: np.ndarray
     lang_N: np.ndarray
@@ -124,10 +125,11 @@ def text_table(
     names = tuple(sorted(columns.langs))
     number_of_lang = np.array([names.index(lang) for lang in columns.langs], np.int8)
     place_of_origin = np.array([_QUERIES.index(origin) for origin in columns.origins], np.int8)
-    texts = columns.texts if len(rows) == len(columns.texts) else columns.texts.taken(rows)
+    is_all = len(rows) == len(columns.texts)
+    texts, raw_ids = (column if is_all else column.taken(rows) for column in (columns.texts, columns.raw_ids))
     tokens = tokens_of(tokenizer, texts, text_length, store, name)
     lang_N, query_N = number_of_lang[columns.lang_N[rows]], place_of_origin[columns.origin_N[rows]]
-    return TextTable(texts, first_C1, clip_N, lang_N, odds_N[rows], query_N, names, tokens, langs, lang_odds)
+    return TextTable(texts, raw_ids, first_C1, clip_N, lang_N, odds_N[rows], query_N, names, tokens, langs, lang_odds)
 
 
 def _odds(

@@ -21,7 +21,7 @@ from m2raap.core.view import View
 pc: Any = pyarrow.compute  # whose functions are made when it is imported, so that no checker knows them
 ORIGINS = ("raw", "rewrite", "translation", "aux")
 _CLIP_COLUMNS = ["clip_id", "video", "start_s", "end_s", "split"]
-_TEXT_COLUMNS = ["text_id", "clip_id", "lang", "text", "origin", "frame_index", "active"]
+_TEXT_COLUMNS = ["text_id", "clip_id", "lang", "text", "origin", "parent_text_id", "frame_index", "active"]
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,8 @@ class SplitTables:
 
     `clips`: clip_id, video, start_s, end_s, part, folder (index of the view's folder with the key-frames), group and row (of
     the key-frames in that part), num_frames. `texts`: clip (index of its row in `clips`), lang (index in the view's
-    languages), origin (index in ORIGINS), frame_index, text.
+    languages), origin (index in ORIGINS), frame_index, text, raw_id (of the text of the corpus that it is, or comes from; empty
+    where there is none).
     """
 
     clips: pa.Table
@@ -124,10 +125,18 @@ def _read_part(view: View, part: int) -> tuple[pa.Table, pa.Table]:
         "origin": pc.index_in(texts["origin"], pa.array(ORIGINS, pa.string())).cast(pa.int8()),
         "frame_index": texts["frame_index"],
         "text": texts["text"],
+        "raw_id": _raw_ids(view, part, texts),
         "text_id": texts["text_id"],
     }
     texts = pa.table(columns).filter(keep).sort_by([("clip", "ascending"), ("text_id", "ascending")])
     return clips, texts.drop_columns(["text_id"])
+
+
+def _raw_ids(view: View, part: int, texts: pa.Table) -> pa.Array:
+    """Of every text the id of the text of the corpus that it is, or that its parent is; else empty."""
+    of_corpus = read_columns(view.corpus_path, "texts", part, ["text_id"])["text_id"].combine_chunks()
+    raw_ids = pc.coalesce(texts["parent_text_id"], texts["text_id"])
+    return pc.if_else(pc.is_in(raw_ids, of_corpus), raw_ids, "")
 
 
 def _dropped_ids(view: View, part: int) -> pa.Array:

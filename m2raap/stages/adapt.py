@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from m2raap.adapt.config import AdaptConfig
+from m2raap.adapt.loss_config import CONFLICT_FILE
 from m2raap.core import talk
 from m2raap.core.engine import available_cores, torch_threads
 from m2raap.core.errors import M2raapError
@@ -80,6 +81,7 @@ class AdaptStage(SingleStage[AdaptConfig]):
                 _train(self.cfg, self.shared.decode, view, target, caches)
             shutil.rmtree(target / "scratch", ignore_errors=True)
             files = ["model/model.json", "model/model.safetensors", "train.jsonl"]
+            files += [CONFLICT_FILE] if self.cfg.harmonize is not None else []
             digest = read_record(ModelJson, target / "model" / "model.json")["digest"]
             return StageOutput(files, training_summary(target), {"model": digest})
 

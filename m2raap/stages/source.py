@@ -90,7 +90,8 @@ class ViewSource:
     def text_columns(self) -> TextColumns:
         texts = self.tables.texts
         clip_N, lang_N, origin_N = (texts[name].to_numpy() for name in ("clip", "lang", "origin"))
-        return TextColumns(clip_N, lang_N, origin_N, Strings(texts["text"]), self._view.langs, ORIGINS)
+        strings = (Strings(texts["text"]), Strings(texts["raw_id"]))
+        return TextColumns(clip_N, lang_N, origin_N, *strings, self._view.langs, ORIGINS)
 
     @property
     def num_frames_C(self) -> np.ndarray:
