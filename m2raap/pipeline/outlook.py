@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from m2raap.adapt.loss_config import CONFLICT_FILE
 from m2raap.core.engine import LocalEngine
 from m2raap.core.folder import begun_plan
 from m2raap.core.part_work import phase_digest
@@ -55,7 +56,7 @@ def outlooks(steps: list[Step], arms: dict[str, Recipe], inputs: Inputs) -> dict
 def _outlook(step: Step, recipe: Recipe, inputs: Inputs, known: dict[Path, Outlook]) -> Outlook:
     stage = recipe.stage(step.stage, bench=bool(step.bench))
     # A stage before the first step of the run is not in `known`: it has to be finished.
-    before = [folder for folder in (*step.parents, step.model) if folder and not _is_done(folder, known)]
+    before = [folder for folder in (*step.parents, step.model, step.signals) if folder and not _is_done(folder, known)]
     new = None if before else stage.plan(inputs_of(step, recipe, inputs))
     old = begun_plan(step.folder, new["num_parts"] if new else 0)
     if old is None:
@@ -97,7 +98,7 @@ def inputs_of(step: Step, recipe: Recipe, inputs: Inputs) -> StepInputs:
         engine=LocalEngine(1),
         parents=step.parents,
         model=step.model and step.model / "model",
-        scores=() if step.bench else inputs.scores,
+        scores=() if step.bench else (*inputs.scores, *([step.signals / CONFLICT_FILE] if step.signals else [])),
     )
 
 

@@ -28,6 +28,7 @@ class Step:
     parents: tuple[Path, ...]  # the folders before it that it reads, oldest first
     model: Path | None = None  # the adapt folder whose model the step reads, if any
     key: str = ""
+    signals: Path | None = None  # the adapt folder whose signals the step reads as scores, if any
 
     def is_of(self, cls: type[Stage[Any]]) -> bool:
         """Whether the step is of this class of stages, such as DataStage or EvaluateStage."""
@@ -51,7 +52,8 @@ def plan(
 
 @dataclass(frozen=True)
 class _Need:
-    """One stage of one arm, before it has a folder. `reads`: the keys of the folders before it; `model`: of the model."""
+    """One stage of one arm, before it has a folder. `reads`: the keys of the folders before it; `model`: of the model, `signals`:
+    of the training whose signals it reads."""
 
     arm: str
     stage: str
@@ -59,6 +61,7 @@ class _Need:
     key: str
     reads: tuple[str, ...]
     model: str | None = None
+    signals: str | None = None
 
 
 class _Planner:
@@ -84,22 +87,26 @@ class _Planner:
         for need in self._needs:
             parents = tuple(self._folders[key] for key in need.reads)
             model = self._folders[need.model] if need.model else None
+            signals = self._folders[need.signals] if need.signals else None
             owner, folder = self._owners[need.key], self._folders[need.key]
-            yield Step(need.arm, owner, need.stage, need.bench, folder, parents, model, need.key)
+            yield Step(need.arm, owner, need.stage, need.bench, folder, parents, model, need.key, signals)
 
     def _all_needs(self) -> Iterator[_Need]:
+        trainings: dict[str, str] = {}  # arm -> key of its training
         for arm, recipe in self._arms.items():
             key = digest([self._corpus_digest, recipe.langs])
             reads: tuple[str, ...] = ()
             model_key, model = digest(recipe.backbone), None
             for name in recipe.stages:
                 stage = recipe.stage(name)
-                key = digest([key, name, stage.settings()])
-                yield _Need(arm, name, None, key, reads)
-                if isinstance(stage, DataStage):
+                is_data = isinstance(stage, DataStage)
+                signals = trainings[recipe.signals_of] if recipe.signals_of and is_data and stage.reads_scores else None
+                key = digest([key, name, stage.settings(), *([signals] if signals else [])])
+                yield _Need(arm, name, None, key, reads, signals=signals)
+                if is_data:
                     reads = (*reads, key)
                 else:
-                    model_key = model = key
+                    model_key = model = trainings[arm] = key
             for bench, bench_digest in self._bench_digests.items():
                 yield from self._bench_needs(arm, recipe, bench, bench_digest, model_key, model)
 

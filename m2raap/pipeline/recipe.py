@@ -23,7 +23,7 @@ from m2raap.stages.align import AlignConfig
 from m2raap.stages.caption import CaptionConfig, CaptionStage
 from m2raap.stages.embed import EmbedConfig, EmbedStage
 from m2raap.stages.evaluate import EvaluateStage
-from m2raap.stages.filter import FilterConfig
+from m2raap.stages.filter import FilterConfig, FilterStage
 from m2raap.stages.keyframes import KeyframesConfig
 from m2raap.stages.rewrite import RewriteConfig, RewriteStage
 from m2raap.stages.shared import SHARED_KEYS, Shared
@@ -80,6 +80,11 @@ class Recipe(Config):
     )
     embed: EmbedConfig = Field(default_factory=EmbedConfig, description="How benchmarks are embedded.")
     evaluate: EvaluateConfig = Field(default_factory=EvaluateConfig, description="How benchmarks are scored.")
+    signals_of: str | None = Field(
+        default=None,
+        description="In an arm: an arm before it, of whose training (its first seed) the signals, such as `conflict` of "
+        "adapt.harmonize, are scores for `filter` here.",
+    )
     compare: tuple[tuple[str, str], ...] = Field(
         default=(), description="Pairs of arms whose difference the report shows."
     )
@@ -220,12 +225,32 @@ def load_recipe(
         beginning = f"arms.{arm}."
         of_arm = {key.removeprefix(beginning): text for key, text in assigned.items() if key.startswith(beginning)}
         arm_recipe(recipe, arm, source, of_arm)
+    _refuse_absent_signals(recipe, source)
     for pair in recipe.compare:
         for arm in pair:
             if arm not in recipe.arms:
                 hint = suggestion(arm, recipe.arms) if recipe.arms else "the recipe has no arms"
                 raise UsageError(f"{source}: compare: unknown arm '{arm}': {hint}")
     return recipe
+
+
+def _refuse_absent_signals(recipe: Recipe, source: str) -> None:
+    """Raises UsageError where the signals that an arm reads come from no arm before it that trains and writes some."""
+    if recipe.signals_of is not None:
+        raise UsageError(f"{source}: signals_of: names an arm for another arm to read from; write it in that arm")
+    before: dict[str, Recipe] = {}
+    for arm in recipe.arms:
+        of_arm = arm_recipe(recipe, arm, source)
+        if (origin := of_arm.signals_of) is not None:
+            where = f"{source}: arms.{arm}.signals_of"
+            if origin not in before:
+                hint = suggestion(origin, before) if before else "it is the first arm"
+                raise UsageError(f"{where}: '{origin}' is not an arm before this one: {hint}")
+            if not before[origin].trains or before[origin].adapt.harmonize is None:
+                raise UsageError(f"{where}: the training of '{origin}' writes no signals; give it adapt.harmonize")
+            if FilterStage.name not in of_arm.stages:
+                raise UsageError(f"{where}: only `filter` reads signals as scores; add it to the arm's stages")
+        before[arm] = of_arm
 
 
 def load_for_stage(stage: str, name: str | None, assignments: list[str] | None, seed: int | None = None) -> Recipe:

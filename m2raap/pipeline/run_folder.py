@@ -88,6 +88,7 @@ def write_run(recipe: Recipe, inputs: Inputs, out: Path, steps: list[Step]) -> N
                     "parents": [os.path.relpath(parent, out) for parent in step.parents],
                     "model": step.model and os.path.relpath(step.model, out),
                     "key": step.key,
+                    **({"signals": os.path.relpath(step.signals, out)} if step.signals else {}),
                 }
                 for step in steps
             ],
@@ -119,6 +120,7 @@ class _MapStep(Config):
     parents: tuple[str, ...]
     model: str | None
     key: str = ""  # runs of earlier versions have none
+    signals: str | None = None
 
     @field_validator("stage")
     @classmethod
@@ -190,6 +192,7 @@ class RunFolder:
                 tuple(inside(self.path, parent) for parent in row["parents"]),
                 row["model"] and inside(self.path, row["model"]),
                 row.get("key", ""),
+                row.get("signals") and inside(self.path, row["signals"]),
             )
             for row in self.tree["steps"]
         ]  # fmt: skip
