@@ -140,7 +140,7 @@ class DataStage(Stage[C]):
     reads: ClassVar[tuple[str, ...]] = ("texts",)  # tables that `score` sees besides clips: texts, frames, jpegs
     reads_signals: ClassVar[tuple[str, ...]] = ()  # columns of earlier stages' signals that `score` sees
     reads_scores: ClassVar[bool] = False  # whether it reads users' scores (--scores)
-    adds: ClassVar[tuple[str, ...]] = ()  # tables that `score` writes besides signals
+    adds: tuple[str, ...] = ()  # tables that `score` writes besides signals
     reduces: ClassVar[bool] = False
     verdict_columns: ClassVar[dict[str, str]] = {}  # of the scores that only `apply` can compute
 

@@ -125,6 +125,12 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
         Column("width", pa.int32(), "Width of the key-frames in pixels."),
         Column("height", pa.int32(), "Height of the key-frames in pixels."),
     ),
+    "senses": (
+        Column("clip_id", pa.string(), "Id of the clip."),
+        Column("sound_state", pa.string(), "ok, none (the clip has no sound), or the reason why its sound cannot be read."),
+        Column("sound", pa.binary(), "Mean power in dB by time and mel band, float16 (96, 64); null without sound."),
+        Column("motion", pa.binary(), "Flow to the right, down, and its length by time and place, float16 (8, 4, 4, 3); or null."),
+    ),
     "dropped": (
         Column("clip_id", pa.string(), "Id of the clip that was dropped, or of the clip whose text was dropped."),
         Column("text_id", pa.string(), "Id of the text that was dropped; null: the whole clip was dropped."),
@@ -137,9 +143,9 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
         Column("also_failed", pa.list_(pa.string()), "Reasons of all other rules that refused the row."),
     ),
 }  # fmt: skip
-CLIPS, TEXTS, FRAMES, DROPPED = (
+CLIPS, TEXTS, FRAMES, SENSES, DROPPED = (
     pa.schema([(column.name, column.type) for column in COLUMNS[table]])
-    for table in ("clips", "texts", "frames", "dropped")
+    for table in ("clips", "texts", "frames", "senses", "dropped")
 )
 # Columns that corpora may lack. They are written only where a row has a value, so that a corpus without values keeps its
 # digest; a row that is read has them in any case.
@@ -150,6 +156,7 @@ SCHEMAS: dict[str, pa.Schema] = {
     "texts": TEXTS,
     "superseded": TEXTS,  # texts of earlier folders that texts of this stage replace; `active` is False
     "frames": FRAMES,
+    "senses": SENSES,
     "dropped": DROPPED,
     "missing": DROPPED,
 }
@@ -162,6 +169,7 @@ _SORT = {
     "texts": ("clip_id", "text_id"),
     "superseded": ("clip_id", "text_id"),
     "frames": ("clip_id",),
+    "senses": ("clip_id",),
     "signals": ("clip_id", "text_id"),
     "verdicts": ("clip_id", "text_id"),
     "dropped": ("clip_id", "text_id"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, ClassVar
 
 from pydantic import Field
@@ -12,11 +13,13 @@ from m2raap.core.stage import DataStage, Judged, Signals, Tables
 from m2raap.core.tables import Clip, Row
 from m2raap.core.videos import VideoDigests
 from m2raap.core.view import Part, View
+from m2raap.stages.shared import Shared
 from m2raap.stages.transnet import network_cuts
 from m2raap.stages.videos import file_digest, opened, video_worker
-from m2raap.video.extract import KeyframeConfig
+from m2raap.video.clip import ClipKeyframes, KeyframeConfig
 from m2raap.video.fetch import RemoteConfig, is_url, url_digest
 from m2raap.video.limits import Refused, VideoConfig
+from m2raap.video.worker import VideoWorker
 
 # Measured while decoding (m2raap.video.extract). Where `reading` is sparse, not all frames were decoded: signals that need all
 # (num_shots, motion, luma_mean, black_share, frozen_share) are null, and no rule is applied to them.
@@ -58,6 +61,11 @@ class KeyframesStage(DataStage[KeyframesConfig]):
         "too_few_frames": "the clip has fewer good frames than keyframes.min_frames"
     }
 
+    def __init__(self, cfg: KeyframesConfig, shared: Shared | None = None) -> None:
+        super().__init__(cfg, shared)
+        if cfg.senses:
+            self.adds = ("frames", "senses")
+
     @property
     def runs_network(self) -> bool:
         return self.cfg.detector == "transnetv2"
@@ -74,6 +82,7 @@ class KeyframesStage(DataStage[KeyframesConfig]):
         worker = video_worker(self.cfg.decode)
         cfg = KeyframeConfig(**self.cfg.model_dump(include=set(KeyframeConfig.model_fields)))
         frames: list[Row] = []
+        senses: list[Row] = []
         signals: list[Row] = []
         for clip in part.clips:
             row = {"clip_id": clip["clip_id"]}
@@ -82,13 +91,16 @@ class KeyframesStage(DataStage[KeyframesConfig]):
                     start_s, end_s = clip["start_s"] or 0.0, clip["end_s"]
                     cuts_s = network_cuts(worker, path, start_s, end_s, cfg)
                     clip_frames = worker.extract(path, start_s, end_s, cfg, cuts_s)
+                    if cfg.senses:
+                        sound = _sound(worker, path, start_s, clip_frames) if "sound" in cfg.senses else {}
+                        senses.append(row | {"motion": clip_frames.motion} | sound)
             except Refused as refused:
                 signals.append(row | {"decode": refused.reason, "decode_detail": refused.detail, "num_frames": 0})
                 continue
             signals.append(row | {"decode": "ok", "num_frames": len(clip_frames.jpegs)} | clip_frames.signals)
             names = ("times_s", "shots", "scores", "why", "hashes", "jpegs", "width", "height")
             frames.append(row | {name: getattr(clip_frames, name) for name in names})
-        return {"frames": frames, "signals": signals}
+        return {"frames": frames, "signals": signals} | ({"senses": senses} if cfg.senses else {})
 
     def apply(self, part: Part, signals: Signals, decisions: dict[str, Any]) -> Tables:
         drops: list[Row] = []
@@ -107,3 +119,12 @@ class KeyframesStage(DataStage[KeyframesConfig]):
             return []
         num_frames, least = float(signals["num_frames"]), float(self.cfg.min_frames)
         return [Judged("too_few_frames", 1, "num_frames", num_frames, least, "below")]
+
+
+def _sound(worker: VideoWorker, path: Path, start_s: float, clip_frames: ClipKeyframes) -> Row:
+    """The sound of a clip, or why there is none: what is wrong with the sound costs no picture."""
+    try:
+        sound = worker.sound(path, start_s, clip_frames.signals["duration_s"])
+    except Refused as refused:
+        return {"sound_state": refused.reason, "sound": None}
+    return {"sound_state": "none" if sound is None else "ok", "sound": sound}

@@ -22,6 +22,7 @@ from m2raap.video.picture import decode_picture
 from m2raap.video.probe import examine, probe
 from m2raap.video.sample import sample
 from m2raap.video.scenes import find_scenes, thumbnails
+from m2raap.video.sound import read_sound
 
 _CPU_SLACK_S = 5
 
@@ -73,10 +74,13 @@ def _answer(request: dict[str, Any], data: list[bytes], limits: VideoConfig) -> 
         if request["do"] == "thumbnails":
             thumbs = thumbnails(path, request["start_s"], request["end_s"], request["after_s"], limits)
             return {"times_s": thumbs.times_s, "more": thumbs.more}, [thumbs.pixels]
+        if request["do"] == "sound":
+            sound = read_sound(path, request["start_s"], request["length_s"], limits)
+            return {"state": sound.state}, [] if sound.db_SF is None else [sound.db_SF.tobytes()]
         cfg = KeyframeConfig.model_validate(request["cfg"])
         clip = extract(path, request["start_s"], request["end_s"], cfg, limits, request["cuts_s"])
-        head = {f.name: getattr(clip, f.name) for f in dataclasses.fields(clip) if f.name != "jpegs"}
-        return head, clip.jpegs
+        head = {f.name: getattr(clip, f.name) for f in dataclasses.fields(clip) if f.name not in ("jpegs", "motion")}
+        return head, clip.jpegs + ([clip.motion] if clip.motion is not None else [])
     except Refused as refusal:
         return {"refused": refusal.reason, "detail": refusal.detail}, []
     except MemoryError as error:

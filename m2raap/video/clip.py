@@ -57,6 +57,12 @@ class KeyframeConfig(Config):
         description="With the reading auto: how many times fewer frames the sparse reading must decode to be used.",
     )
 
+    senses: tuple[Literal["sound", "motion"], ...] = Field(
+        default=(),
+        description="What else of a clip is kept, in the table `senses`: sound (mel bands over time) and motion (optical flow over "
+        "time and place; of a clip that is read sparsely, none).",
+    )
+
     @model_validator(mode="after")
     def _network_sees_all(self) -> KeyframeConfig:
         if self.reading == "sparse" and self.detector == "transnetv2":
@@ -80,6 +86,7 @@ class ClipKeyframes:
     jpegs: list[bytes]  # JPEG files: RGB, upright, square pixels, each of `width` x `height` pixels
     width: int  # pixels
     height: int  # pixels
+    motion: bytes | None = None  # m2raap.video.motion, float16 of MOTION_SHAPE; None where it was not measured
     signals: dict[str, Any] = field(default_factory=dict)  # name -> number or word; None where it was not measured
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from m2raap.video.faults import faults_of_the_file, lack_of_memory, unreadable
-from m2raap.video.limits import CODECS, FORMATS, MAX_STREAMS, MAX_TIME_S, PROTOCOLS, Refused, VideoConfig
+from m2raap.video.limits import CODECS, FORMATS, MAX_STREAMS, MAX_TIME_S, PROTOCOLS, SOUND_CODECS, Refused, VideoConfig
 from m2raap.video.paths import open_regular, read_at
 from m2raap.video.reorder import late_by
 from m2raap.video.shape import pixel_aspect
@@ -233,9 +233,19 @@ class OpenVideo:
         return Refused("truncated", "the file holds no frames")
 
 
+@dataclass
+class OpenContainer:
+    """A container opened with the whitelists and limits; `messages` are those of FFmpeg while it was opened."""
+
+    container: Any
+    file: BinaryIO
+    num_bytes: int
+    messages: list[tuple[int, str, str]]
+
+
 @contextmanager
-def open_video(path: Path, cfg: VideoConfig) -> Iterator[OpenVideo]:
-    """Opens the container at `path`. Raises Refused with the reason why it cannot be used.
+def open_container(path: Path, cfg: VideoConfig) -> Iterator[OpenContainer]:
+    """Opens the container at `path`. Raises Refused with the reason why it cannot be used, also for errors of who reads it.
 
     FFmpeg gets an open file, never a path, and its requests to open further files are refused. So a playlist disguised as a
     video can open nothing, even if a whitelist should fail.
@@ -243,7 +253,6 @@ def open_video(path: Path, cfg: VideoConfig) -> Iterator[OpenVideo]:
     import av
     import av.error
     import av.logging
-    from av.stream import Discard
 
     raw, num_bytes = open_regular(path, cfg)
     with raw:
@@ -251,7 +260,7 @@ def open_video(path: Path, cfg: VideoConfig) -> Iterator[OpenVideo]:
         guard = {
             "protocol_whitelist": PROTOCOLS,
             "format_whitelist": FORMATS,
-            "codec_whitelist": CODECS + ",aac,mp3,ac3,opus,vorbis",
+            "codec_whitelist": f"{CODECS},{SOUND_CODECS}",
             "max_pixels": str(cfg.max_pixels),
             "max_streams": str(MAX_STREAMS),
         }
@@ -284,30 +293,41 @@ def open_video(path: Path, cfg: VideoConfig) -> Iterator[OpenVideo]:
             av.logging.set_level(av.logging.PANIC)
         with container, faults_of_the_file():
             _refuse_cut_header(container, raw, num_bytes)
-            for other in container.streams:
-                if other.type != "video":
-                    other.discard = Discard.all
-            stream, was_read = film(container)
-            if stream is None:
-                kinds = ["cover" if s.type == "video" else s.type for s in container.streams]
-                raise Refused("no_video_stream", f"the file's streams are {kinds}")
-            context: Any = stream.codec_context
-            if context is None or context.name not in CODECS.split(","):
-                raise Refused("unsupported_codec", f"the codec is {getattr(context, 'name', 'unknown')}")
-            if context.width * context.height > cfg.max_pixels:
-                raise Refused(
-                    "too_large",
-                    f"a frame has {context.width}x{context.height} pixels, at most {cfg.max_pixels} are allowed",
-                )
-            context.thread_count = 1
-            context.options = {"max_pixels": str(cfg.max_pixels), "threads": "1"}
-            for other in container.streams:
-                if other.index != stream.index:
-                    other.discard = Discard.all
-            opened = OpenVideo(container, stream, raw, num_bytes, was_read)
-            opened.num_logged_before = av.logging.get_last_error()[0]
-            opened.refused_size = any(TOO_MANY_PIXELS in message for _, _, message in messages)
-            yield opened
+            yield OpenContainer(container, raw, num_bytes, messages)
+
+
+@contextmanager
+def open_video(path: Path, cfg: VideoConfig) -> Iterator[OpenVideo]:
+    """Opens the film of the container at `path`. Raises Refused with the reason why it cannot be used."""
+    import av.logging
+    from av.stream import Discard
+
+    with open_container(path, cfg) as within:
+        container = within.container
+        for other in container.streams:
+            if other.type != "video":
+                other.discard = Discard.all
+        stream, was_read = film(container)
+        if stream is None:
+            kinds = ["cover" if s.type == "video" else s.type for s in container.streams]
+            raise Refused("no_video_stream", f"the file's streams are {kinds}")
+        context: Any = stream.codec_context
+        if context is None or context.name not in CODECS.split(","):
+            raise Refused("unsupported_codec", f"the codec is {getattr(context, 'name', 'unknown')}")
+        if context.width * context.height > cfg.max_pixels:
+            raise Refused(
+                "too_large",
+                f"a frame has {context.width}x{context.height} pixels, at most {cfg.max_pixels} are allowed",
+            )
+        context.thread_count = 1
+        context.options = {"max_pixels": str(cfg.max_pixels), "threads": "1"}
+        for other in container.streams:
+            if other.index != stream.index:
+                other.discard = Discard.all
+        opened = OpenVideo(container, stream, within.file, within.num_bytes, was_read)
+        opened.num_logged_before = av.logging.get_last_error()[0]
+        opened.refused_size = any(TOO_MANY_PIXELS in message for _, _, message in within.messages)
+        yield opened
 
 
 class _Nameless:

@@ -17,6 +17,7 @@ from m2raap.video.container import OpenVideo, open_video
 from m2raap.video.decode import decode, displayed_in
 from m2raap.video.length import video_end_s
 from m2raap.video.limits import Refused, VideoConfig
+from m2raap.video.motion import MotionField
 from m2raap.video.planes import PlaneMaker
 from m2raap.video.planner import plan_sparse
 from m2raap.video.pool import FramePool
@@ -123,6 +124,7 @@ class _Scan:
         self.times_s: list[float] = []
         self._on_screen: TimedPlane | None = None  # the latest frame, which is displayed until the next one
         self._samples = _Samples()
+        self._motion: MotionField | None = None  # only where cfg.senses has it
         self._renderer: Renderer | None = None  # None before the first frame
 
     def run(self) -> None:
@@ -165,12 +167,16 @@ class _Scan:
             return
         time_s, plane_HWC, frame = self._on_screen
         assert self.pool is not None
-        self._samples.add(until_s, plane_HWC)
+        luma_HW = self._samples.add(until_s, plane_HWC)
+        if self._motion is not None and luma_HW is not None:
+            self._motion.add(time_s, luma_HW)
         self.pool.offer(time_s, until_s, plane_HWC, frame, bool(frame.key_frame))
 
     def _begin(self, frame: Any) -> None:
         self._renderer = Renderer(self.opened.stream, frame, self.cfg.short_side_px)
         frame_bytes = sum(p.buffer_size for p in frame.planes)
+        if "motion" in self.cfg.senses:
+            self._motion = MotionField(self._renderer.turns, self.window_s * SAMPLES_PER_S)
         keys = self.cfg.strategy == "iframe"
         self.pool = FramePool(self.cfg.k, self.window_s, frame_bytes, self._renderer.picture, keys)
 
@@ -190,7 +196,9 @@ class _Scan:
         candidates = [measured(h.time_s, h.until_s - h.time_s, h.plane_HWC, h.is_key, renderer.turns) for h in held]
         picks = choose(cfg, candidates, cuts_s, length_s)
         signals = self._signals(length_s) | {"blur": median(c.sharpness for c in candidates)}
-        return clip_keyframes(cfg, candidates, [h.picture for h in held], picks, renderer, signals)
+        clip = clip_keyframes(cfg, candidates, [h.picture for h in held], picks, renderer, signals)
+        motion = None if self._motion is None else self._motion.tensor(length_s, cuts_s).tobytes()
+        return replace(clip, motion=motion)
 
     def _signals(self, length_s: float) -> dict[str, float | int | bool | str]:
         typical_s = median(self._steps_s) if len(self.times_s) > 1 else 0.0
@@ -223,12 +231,12 @@ class _Samples:
         self._steps = self._still = 0
         self._last_HW: np.ndarray | None = None
 
-    def add(self, until_s: float, plane_HWC: np.ndarray) -> None:
-        """Adds the next frame, which is displayed until `until_s`."""
+    def add(self, until_s: float, plane_HWC: np.ndarray) -> np.ndarray | None:
+        """Adds the next frame, which is displayed until `until_s`. Returns its luma (H, W), None for one between two samples."""
         end = math.ceil((until_s - 1e-6) * SAMPLES_PER_S)  # the first sample after the frame
         points, self._next = end - self._next, max(end, self._next)
         if points <= 0:
-            return
+            return None
         luma_HW = quality.luma(plane_HWC)
         self._points += points
         self._luma += points * quality.mean(luma_HW)
@@ -241,6 +249,7 @@ class _Samples:
         self._steps += points - 1
         self._still += points - 1
         self._last_HW = luma_HW
+        return luma_HW
 
     def signals(self) -> dict[str, float]:
         points, steps = max(1, self._points), max(1, self._steps)

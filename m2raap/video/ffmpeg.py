@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 
 from m2raap.core.errors import M2raapError
-from m2raap.video.limits import CODECS, FORMATS, VideoConfig
+from m2raap.video.limits import CODECS, FORMATS, SOUND_CODECS, VideoConfig
 
 # On Linux ffmpeg ends with the thread that started it, which waits for it: an orphan would go on to encode.
 _PRCTL = getattr(ctypes.CDLL(None), "prctl", None) if sys.platform == "linux" else None
@@ -37,7 +37,7 @@ def guard(limits: VideoConfig) -> dict[str, str | int]:
     return {
         "protocol_whitelist": "file,pipe",
         "format_whitelist": FORMATS,
-        "codec_whitelist": f"{CODECS},aac,mp3,ac3,opus,vorbis",
+        "codec_whitelist": f"{CODECS},{SOUND_CODECS}",
         "max_pixels": limits.max_pixels,
         "threads": 1,
     }

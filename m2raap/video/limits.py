@@ -12,10 +12,16 @@ from m2raap.core.errors import UNREADABLE
 # are left out, and so are raw streams (.h264, .m1v), which have no time stamps.
 FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,flv,mpeg,ogg,asf"
 PROTOCOLS = "file"
-# The video decoders that may be used, by FFmpeg's names; audio and subtitles are never decoded.
+# The video decoders that may be used, by FFmpeg's names; subtitles are never decoded.
 CODECS = (
     "h264,hevc,av1,libdav1d,libaom-av1,vp8,vp9,libvpx,libvpx-vp9,mpeg4,mpeg1video,mpeg2video,msmpeg4,msmpeg4v2,"
     "msmpeg4v1,h263,flv,theora,wmv1,wmv2,wmv3,vc1,mjpeg,prores,dnxhd"
+)
+
+# The decoders of sound that may be used, by the same names.
+SOUND_CODECS = (
+    "aac,mp3,mp3float,mp2,mp2float,ac3,eac3,opus,libopus,vorbis,libvorbis,flac,alac,wmav1,wmav2,"
+    "pcm_s16le,pcm_s16be,pcm_s24le,pcm_s24be,pcm_s32le,pcm_f32le,pcm_u8,pcm_alaw,pcm_mulaw,adpcm_ms,adpcm_ima_wav"
 )
 
 MAX_STREAMS = 64  # of a file

@@ -26,11 +26,13 @@ from m2raap.video import wire
 from m2raap.video.extract import ClipKeyframes, KeyframeConfig
 from m2raap.video.ffmpeg import kill_group
 from m2raap.video.limits import MAX_TIME_S, Refused, VideoConfig
+from m2raap.video.motion import MOTION_BYTES
 from m2raap.video.picture import DecodedPicture
 from m2raap.video.probe import FileHealth, Probe
 from m2raap.video.sample import SampledFrames
 from m2raap.video.scenes import THUMB_BYTES, Scenes, Thumbnails
 from m2raap.video.shots import Detector
+from m2raap.video.sound import SOUND_BYTES
 
 _log_of: dict[str, str] = {}  # traceback of a bug -> the log with it, so that a bug of many files fills no disk
 _START_TIMEOUT_S = 120.0  # for the imports on a busy machine; they do not count against a clip's time
@@ -126,7 +128,24 @@ class VideoWorker:
             "cuts_s": None if cuts_s is None else list(cuts_s),
         }
         head, blobs = self._call(request)
-        return ClipKeyframes(**head, jpegs=blobs)
+        count = len(head.get("times_s", ()))
+        jpegs, motion = blobs[:count], blobs[count] if len(blobs) > count else None
+        if motion is not None and len(motion) != MOTION_BYTES:
+            self.close()
+            raise Refused("corrupt", "the decoder's process sent an invalid answer: the size of the motion is wrong")
+        return ClipKeyframes(**head, jpegs=jpegs, motion=motion)
+
+    def sound(self, path: Path, start_s: float, length_s: float) -> bytes | None:
+        """The sound of the span, float16 (96, 64) as m2raap.video.sound.read_sound; None where there is none. Raises Refused,
+        also for a span without length or one that begins after MAX_TIME_S."""
+        _refuse_span(start_s, start_s + length_s)
+        head, blobs = self._call({"do": "sound", "path": str(path), "start_s": start_s, "length_s": length_s})
+        if head["state"] == "none":
+            return None
+        if [len(blob) for blob in blobs] != [SOUND_BYTES]:
+            self.close()
+            raise Refused("corrupt", "the decoder's process sent an invalid answer: the size of the sound is wrong")
+        return blobs[0]
 
     def sample(
         self, path: Path, start_s: float, end_s: float | None, places: Sequence[float], short_side_px: int
