@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import tempfile
 from functools import cache
 from pathlib import Path
 
@@ -20,8 +21,16 @@ def _exe() -> str:
     return imageio_ffmpeg.get_ffmpeg_exe()
 
 
-def encode(frames: np.ndarray, fps: int, path: Path, crf: int = 16, index_first: bool = False) -> None:
-    """Writes uint8 (T, H, W, 3) as h264 in mp4; `index_first` puts the moov atom before the data.
+def encode(
+    frames: np.ndarray,
+    fps: int,
+    path: Path,
+    crf: int = 16,
+    index_first: bool = False,
+    sound: tuple[np.ndarray, int] | None = None,
+) -> None:
+    """Writes uint8 (T, H, W, 3) as h264 in mp4; `index_first` puts the moov atom before the data. `sound`: float32 (N,) from -1
+    to 1 and its rate in Hz, written as AAC.
 
     Raises M2raapError if ffmpeg fails.
     """
@@ -35,8 +44,16 @@ def encode(frames: np.ndarray, fps: int, path: Path, crf: int = 16, index_first:
     }  # fmt: skip
     if index_first:
         options["movflags"] = "+faststart"
-    argv = ffmpeg.output(source, str(path), **options).global_args("-nostdin").overwrite_output().compile(cmd=_exe())
-    done = subprocess.run(argv, input=frames.tobytes(), capture_output=True, timeout=_TIMEOUT_S, check=False)
+    with tempfile.TemporaryDirectory(prefix="m2raap-world-") as temp:
+        streams = [source]
+        if sound is not None:
+            samples = Path(temp) / "sound.f32"
+            samples.write_bytes(sound[0].astype("<f4").tobytes())
+            streams.append(ffmpeg.input(str(samples), format="f32le", ar=sound[1], ac=1))
+            options |= {"acodec": "aac", "b:a": "64k", "flags:a": "+bitexact"}
+        output = ffmpeg.output(*streams, str(path), **options).global_args("-nostdin").overwrite_output()
+        argv = output.compile(cmd=_exe())
+        done = subprocess.run(argv, input=frames.tobytes(), capture_output=True, timeout=_TIMEOUT_S, check=False)
     if done.returncode:
         raise M2raapError(
             f"{path}: ffmpeg could not write the video: {done.stderr.decode(errors='replace').strip()[-400:]}"

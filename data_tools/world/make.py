@@ -48,6 +48,7 @@ def write_clip(plan: Planned, cfg: WorldConfig, videos: Path) -> int:
     """Draws and encodes one file and plants its fault, if it has one. Returns its number of frames before the fault."""
     from data_tools.world.encode import encode
     from data_tools.world.render import render
+    from data_tools.world.sounds import RATE_HZ, sound_of
 
     path = videos / plan.video
     rng = np.random.default_rng([cfg.seed, 16, int(plan.clip_id[1:]), ord(plan.clip_id[0])])
@@ -60,7 +61,8 @@ def write_clip(plan: Planned, cfg: WorldConfig, videos: Path) -> int:
     crf, index_first = 16, bool(rng.random() < 0.5)
     if plan.fault == "duplicate_clip":
         frames, crf = faults.reworked(frames, rng), int(rng.integers(20, 27))
-    encode(frames, cfg.fps, path, crf, index_first)
+    samples_N = sound_of(plan, cfg, len(frames)) if cfg.sound else None
+    encode(frames, cfg.fps, path, crf, index_first, None if samples_N is None else (samples_N, RATE_HZ))
     if plan.fault == "truncated":
         path.write_bytes(faults.cut_short(path.read_bytes(), rng))
     return len(frames)
@@ -69,11 +71,13 @@ def write_clip(plan: Planned, cfg: WorldConfig, videos: Path) -> int:
 def make_world(
     cfg: WorldConfig, out: Path, workers: int, progress: Callable[[int, int], None] = lambda done, total: None
 ) -> World:
-    """Writes out/videos/{train,test}/*.mp4, out/truth.parquet (faulty ids only), out/scenes.parquet and out/shots.parquet.
+    """Writes out/videos/{train,test}/*.mp4, out/truth.parquet (faulty ids only), out/scenes.parquet and
+    out/shots.parquet, and with sound out/sounds.parquet.
 
     `progress(done, total)` counts clips. Raises M2raapError if a file cannot be encoded.
     """
     from data_tools.world.shots import write_shots
+    from data_tools.world.sounds import write_sounds
 
     plans = plan_world(cfg)
     for part in ("train", "test"):
@@ -91,6 +95,8 @@ def make_world(
             raise
     _write_truth(plans, num_frames, out)
     write_shots(plans, cfg, out)
+    if cfg.sound:
+        write_sounds(plans, cfg, out)
     world = World()
     for plan in plans:
         test = plan.split == "test"

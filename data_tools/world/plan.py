@@ -51,6 +51,13 @@ class WorldConfig(Config):
     test_clips: int = Field(default=500, ge=0, le=2000, description="Number of benchmark clips; they have no faults.")
     size_px: int = Field(default=96, ge=32, le=512, multiple_of=2, description="Width and height of the videos in px.")
     fps: int = Field(default=12, ge=4, le=60, description="Frames per second of the videos.")
+    sound: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="Share of the clips that have sound: of the motion, of the object, or of neither (sounds.parquet says which). "
+        "The pictures are the same whatever this is.",
+    )
     faults: FaultConfig = Field(default=FaultConfig(), description="Share of `train_clips` that get each fault.")
 
 
