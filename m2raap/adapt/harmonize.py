@@ -122,16 +122,20 @@ def realigned(vectors_BE: Tensor, count: int) -> tuple[Tensor, ...]:
 
 
 
-def text_agreement(features: Features, batch_texts: BatchTexts, scale: Tensor) -> Tensor:
-    """Agreement (B, K) of the gradients of a clip's texts with that of its captions; NaN for a clip without captions."""
+def text_agreement(features: Features, batch_texts: BatchTexts, scale: Tensor | float) -> Tensor:
+    """Agreement (B, K) of the gradients of a clip's texts with that of its captions; NaN for a clip without captions.
+
+    `scale`: 1 / temperature of the softmaxes. The smaller it is, the more texts the gradients are measured against: at 0 they
+    are the mean text less the pair's own.
+    """
     assert features.caption_BTE is not None and batch_texts.caption_BT is not None
     video_BE = features.video_BE.detach()
     clip_M, twins_MM = captioned_clips(batch_texts.caption_BT, video_BE.device)
     captions_ME = caption_vectors(features.caption_BTE)[clip_M]
-    pull_ME = pull_at_vector(video_BE[clip_M], captions_ME, twins_MM, scale.detach())
+    pull_ME = pull_at_vector(video_BE[clip_M], captions_ME, twins_MM, scale)
     agreement_BK = video_BE.new_full((len(video_BE), len(batch_texts.texts)), torch.nan, dtype=torch.float32)
     for turn, texts in enumerate(batch_texts.texts):
         twins_BB = owned_mask(texts, batch_texts.owners).to(video_BE.device)
-        of_texts_BE = pull_at_vector(video_BE, features.text_BKE[:, turn], twins_BB, scale.detach())
+        of_texts_BE = pull_at_vector(video_BE, features.text_BKE[:, turn], twins_BB, scale)
         agreement_BK[clip_M, turn] = agreement_of(of_texts_BE[clip_M], pull_ME)
     return agreement_BK

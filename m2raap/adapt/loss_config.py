@@ -41,6 +41,12 @@ class HarmonizeConfig(Config):
         default=(-0.3, 0.3),
         description="Agreement of gradients (-1..1) up to which the curriculum leaves a text out, at the first and the last step.",
     )
+    temperature: float | None = Field(
+        default=0.3,
+        gt=0,
+        description="Temperature of the softmaxes whose gradients are compared; at that of the loss (null) they point at the one or "
+        "two nearest texts, and wrong texts are found less well.",
+    )
     level: Literal["vectors", "weights"] = Field(
         default="vectors",
         description="Where realign projects: for each clip at its video vector, or over all weights together, which takes a pass "

@@ -59,7 +59,8 @@ def _gradients_of(state: TrainState, share: Share, weights: dict[str, float]) ->
         rows = loss_rows(cfg, weights, *batch, state.dist_context.shared_rows, videos)
         if harmonize is None:
             return step_loss(weights, rows)
-        agreement_BK = text_agreement(features, step.batch_texts, scale.exp())
+        compared_at = scale.exp().detach() if harmonize.temperature is None else 1 / harmonize.temperature
+        agreement_BK = text_agreement(features, step.batch_texts, compared_at)
         gamma = gamma_at(harmonize.gamma, (step.number - 1) / state.steps)
         kept_BK = kept_pairs(agreement_BK, gamma) if harmonize.leaves_out else None
         return step_loss(weights, rows, agreement_BK, kept_BK)
