@@ -55,7 +55,7 @@ class WorldConfig(Config):
         default=0.0,
         ge=0,
         le=1,
-        description="Share of the clips that have sound: of the motion, of the object, or of neither (sounds.parquet says which). "
+        description="Share of the clips that have sound: of the motion, of the object, or of neither, as sounds.parquet says. "
         "The pictures are the same whatever this is.",
     )
     faults: FaultConfig = Field(default=FaultConfig(), description="Share of `train_clips` that get each fault.")

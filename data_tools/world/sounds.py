@@ -135,5 +135,3 @@ def write_sounds(plans: Iterable[Planned], cfg: WorldConfig, out: Path) -> None:
     rows: list[dict[str, Any]] = [{"clip_id": p.clip_id, "split": p.split, "heard": kind_of(p, cfg)} for p in plans]
     names = ("clip_id", "split", "heard")
     pq.write_table(pa.Table.from_pylist(rows, schema=pa.schema([(n, pa.string()) for n in names])), out / FILE)
-
-

@@ -31,9 +31,7 @@ def caption_vectors(caption_BTE: Tensor) -> Tensor:
     return F.normalize(caption_BTE.float().sum(1), dim=-1)
 
 
-def clip_caption_loss(
-    video_BE: Tensor, caption_BTE: Tensor, caption_BT: np.ndarray, scale: Tensor | float
-) -> Tensor:
+def clip_caption_loss(video_BE: Tensor, caption_BTE: Tensor, caption_BT: np.ndarray, scale: Tensor | float) -> Tensor:
     """InfoNCE (B,) of the clips that have a caption with the mean of their captions; its mean over the batch is that over them.
 
     `caption_BTE`: vectors of captions, 0 for a frame without one. 0 for the other clips, and where no clip has a caption.

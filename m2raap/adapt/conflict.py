@@ -107,6 +107,6 @@ def _ids(path: Path) -> set[str]:
         return set(pq.read_table(path, columns=["id"])["id"].to_pylist())
     except (OSError, pa.ArrowException) as error:
         raise M2raapError(
-            f"adapt.harmonize.truth: {path}: cannot be read as a parquet table with a column 'id' ({error}); give the truth.parquet "
-            "of a synthetic world, or set the key to null"
+            f"adapt.harmonize.truth: {path}: cannot be read as a parquet table with a column 'id' ({error}); give the "
+            "truth.parquet of a synthetic world, or set the key to null"
         ) from None

@@ -121,7 +121,6 @@ def realigned(vectors_BE: Tensor, count: int) -> tuple[Tensor, ...]:
     return _Realigned.apply(vectors_BE, count)
 
 
-
 def text_agreement(features: Features, batch_texts: BatchTexts, scale: Tensor | float) -> Tensor:
     """Agreement (B, K) of the gradients of a clip's texts with that of its captions; NaN for a clip without captions.
 

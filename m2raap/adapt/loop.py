@@ -27,8 +27,8 @@ from m2raap.adapt.distributed import DistContext
 from m2raap.adapt.harmonize import harmony
 from m2raap.adapt.keep import add_to_mean, is_averaged, note_scores
 from m2raap.adapt.logs import DoneStep, LateNumbers
-from m2raap.adapt.loss_config import CONFLICT_FILE
 from m2raap.adapt.lora import merge_lora, refuse_unreached
+from m2raap.adapt.loss_config import CONFLICT_FILE
 from m2raap.adapt.optim import lr_multiplier, set_rates
 from m2raap.adapt.prepare import Report, open_decoders, prepare
 from m2raap.adapt.sources import PairSource

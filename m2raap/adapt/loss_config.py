@@ -8,7 +8,6 @@ from pydantic import BeforeValidator, Field, field_validator
 
 from m2raap.core.config import HOW, Config
 
-
 CONFLICT_FILE = "signals/pairs.parquet"  # in the folder of a training with adapt.harmonize
 
 
@@ -39,13 +38,13 @@ class HarmonizeConfig(Config):
     )
     gamma: tuple[float, float] = Field(
         default=(-0.3, 0.3),
-        description="Agreement of gradients (-1..1) up to which the curriculum leaves a text out, at the first and the last step.",
+        description="Agreement of gradients (-1..1) up to which the curriculum leaves a text out, at first and at last.",
     )
     temperature: float | None = Field(
         default=0.3,
         gt=0,
-        description="Temperature of the softmaxes whose gradients are compared; at that of the loss (null) they point at the one or "
-        "two nearest texts, and wrong texts are found less well.",
+        description="Temperature of the softmaxes whose gradients are compared; at that of the loss (null) they point at the "
+        "one or two nearest texts, and wrong texts are found less well.",
     )
     level: Literal["vectors", "weights"] = Field(
         default="vectors",

@@ -15,10 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from m2raap.adapt.clip_captions import clip_caption_loss
 from m2raap.adapt.config import AdaptConfig
 from m2raap.adapt.order_heads import OrderHeads
 from m2raap.adapt.order_terms import clause_rows, event_order_rows
-from m2raap.adapt.clip_captions import clip_caption_loss
 from m2raap.models.acg import frame_caption_loss
 from m2raap.models.interaction.score import score_matrix
 from m2raap.models.interaction.units import ClipUnits, TextUnits, select

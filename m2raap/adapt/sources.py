@@ -136,7 +136,9 @@ class ListSource:
 
     def text_columns(self) -> TextColumns:
         rows = [(clip, *triple) for clip, triples in enumerate(self.pairs) for triple in triples]
-        ids = (f"{self.clip_ids[clip]}.{place}" for clip, triples in enumerate(self.pairs) for place in range(len(triples)))
+        ids = (
+            f"{self.clip_ids[clip]}.{place}" for clip, triples in enumerate(self.pairs) for place in range(len(triples))
+        )
         langs, origins = tuple(sorted({row[1] for row in rows})), tuple(sorted({row[3] for row in rows}))
         return TextColumns(
             clip_N=np.array([row[0] for row in rows], np.int32),

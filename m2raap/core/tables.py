@@ -129,7 +129,7 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
         Column("clip_id", pa.string(), "Id of the clip."),
         Column("sound_state", pa.string(), "ok, none (the clip has no sound), or the reason why its sound cannot be read."),
         Column("sound", pa.binary(), "Mean power in dB by time and mel band, float16 (96, 64); null without sound."),
-        Column("motion", pa.binary(), "Flow to the right, down, and its length by time and place, float16 (8, 4, 4, 3); or null."),
+        Column("motion", pa.binary(), "Flow to the right and down, and its length, by time and place, float16 (8, 4, 4, 3)."),
     ),
     "dropped": (
         Column("clip_id", pa.string(), "Id of the clip that was dropped, or of the clip whose text was dropped."),

@@ -59,8 +59,8 @@ class KeyframeConfig(Config):
 
     senses: tuple[Literal["sound", "motion"], ...] = Field(
         default=(),
-        description="What else of a clip is kept, in the table `senses`: sound (mel bands over time) and motion (optical flow over "
-        "time and place; of a clip that is read sparsely, none).",
+        description="What else of a clip is kept, in the table `senses`: sound (mel bands over time) and motion (optical flow "
+        "over time and place; of a clip that is read sparsely, none).",
     )
 
     @model_validator(mode="after")

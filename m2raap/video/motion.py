@@ -28,9 +28,10 @@ class MotionField:
         samples will come; of many, flow is measured after every n-th alone."""
         import cv2
 
+        library: Any = cv2  # whose stubs lack this name
         self._turns = turns
         self._every, self._count = max(1, int(num_samples / _FLOWS)), 0
-        self._flow: Any = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
+        self._flow: Any = library.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
         self._last: tuple[float, np.ndarray] | None = None
         self._times_s: list[float] = []
         self._cells: list[np.ndarray] = []

@@ -154,7 +154,11 @@ def test_a_wrong_text_is_in_conflict_and_a_killed_run_ends_alike(tiny_dir: Path,
 
     pq.write_table(pa.table({"id": sorted(wrong)}), tmp_path / "truth.parquet")
     cfg = harmonised(
-        tiny_dir, "curriculum", steps=4, harmonize={"truth": str(tmp_path / "truth.parquet")}, loss={"clip_caption": 1.0}
+        tiny_dir,
+        "curriculum",
+        steps=4,
+        harmonize={"truth": str(tmp_path / "truth.parquet")},
+        loss={"clip_caption": 1.0},
     )
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert adapt(cfg, source, ordered(3, 1), whole).finished

@@ -18,12 +18,18 @@ TONE = "sine=frequency=440:sample_rate={rate}:duration={seconds}"
 
 
 def film(
-    path: Path, sound: str | None = TONE.format(rate=48000, seconds=2), picture: bool = True, late_s: float = 0, **options: Any
+    path: Path,
+    sound: str | None = TONE.format(rate=48000, seconds=2),
+    picture: bool = True,
+    late_s: float = 0,
+    **options: Any,
 ) -> bytes:
     """A film of two seconds with this lavfi sound, which begins `late_s` after the picture."""
     streams = [ffmpeg.input(PICTURE, f="lavfi")] if picture else []
     streams += [ffmpeg.input(sound, f="lavfi", itsoffset=late_s)] if sound else []
-    options = ({"vcodec": "libx264", "preset": "ultrafast", "pix_fmt": "yuv420p", "threads": 1} if picture else {}) | options
+    options = (
+        {"vcodec": "libx264", "preset": "ultrafast", "pix_fmt": "yuv420p", "threads": 1} if picture else {}
+    ) | options
     options = {name: value for name, value in options.items() if value is not None}
     run_ffmpeg(ffmpeg.output(*streams, str(path), **options).overwrite_output().compile(cmd=ffmpeg_exe()))
     return path.read_bytes()
@@ -35,7 +41,9 @@ def wave(path: Path, samples: bytes, bits: int, channels: int, rate_hz: int, cod
     place = data.index(b"auds")
     header = data.index(b"strf", place) + 8
     block = max(1, channels * bits // 8)
-    fields = struct.pack("<HHIIHH", code, channels & 0xFFFF, rate_hz, rate_hz * block & 0xFFFFFFFF, block & 0xFFFF, bits)
+    fields = struct.pack(
+        "<HHIIHH", code, channels & 0xFFFF, rate_hz, rate_hz * block & 0xFFFFFFFF, block & 0xFFFF, bits
+    )
     data = data[:header] + fields + data[header + len(fields) :]
     first = data.index(b"01wb", data.index(b"movi")) + 8
     return data[:first] + samples + data[first + len(samples) :]

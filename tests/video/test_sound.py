@@ -58,7 +58,9 @@ def loud(path: Path, start_s: float = 0.0, length_s: float = 2.0) -> np.ndarray:
 
 
 def test_a_tone_has_its_band_at_any_rate_and_its_level(folder: Path, tmp_path: Path) -> None:
-    bands = {name: loud(folder / name) for name in ("tone.mp4", "8_khz.mp4", "flac.mkv", "64_channels.mkv", "float.mov")}
+    bands = {
+        name: loud(folder / name) for name in ("tone.mp4", "8_khz.mp4", "flac.mkv", "64_channels.mkv", "float.mov")
+    }
     peaks = {name: np.bincount(bands[name]).argmax() for name in bands}
     assert len(set(peaks.values())) == 1
     film(tmp_path / "high.mp4", "sine=frequency=3000:sample_rate=44100:duration=2")
