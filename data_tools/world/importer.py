@@ -25,7 +25,10 @@ def import_world(out: Path, *, seed: int, assignments: list[str], workers: int |
     source = {"importer": "world", "settings": cfg.model_dump(mode="json")}
     train, test, root = out / "train", out / "test", out / "videos"
     refuse_occupied(out, ("manifest.json", "run.json"))
-    with locked(out, written=("videos", "truth.parquet", "scenes.parquet", "shots.parquet", "sounds.parquet")):
+    with locked(
+        out,
+        written=("videos", "truth.parquet", "wrong_texts.parquet", "scenes.parquet", "shots.parquet", "sounds.parquet"),
+    ):
         if all((folder / "manifest.json").exists() for folder in (train, test)):
             corpora = [open_corpus(folder) for folder in (train, test)]
             if all(corpus.source == source for corpus in corpora):

@@ -71,7 +71,7 @@ def write_clip(plan: Planned, cfg: WorldConfig, videos: Path) -> int:
 def make_world(
     cfg: WorldConfig, out: Path, workers: int, progress: Callable[[int, int], None] = lambda done, total: None
 ) -> World:
-    """Writes out/videos/{train,test}/*.mp4, out/truth.parquet (faulty ids only), out/scenes.parquet and
+    """Writes out/videos/{train,test}/*.mp4, out/truth.parquet (faulty ids only), out/wrong_texts.parquet, out/scenes.parquet and
     out/shots.parquet, and with sound out/sounds.parquet.
 
     `progress(done, total)` counts clips. Raises M2raapError if a file cannot be encoded.
@@ -94,6 +94,7 @@ def make_world(
             pool.shutdown(wait=True, cancel_futures=True)
             raise
     _write_truth(plans, num_frames, out)
+    write_wrong_texts(plans, out)
     write_shots(plans, cfg, out)
     if cfg.sound:
         write_sounds(plans, cfg, out)
@@ -139,6 +140,20 @@ def truth_rows(plans: list[Planned]) -> list[dict[str, Any]]:
             row = {"id": f"{plan.clip_id}.{lang}0", "level": "text", "fault": plan.fault, "repairable": repairable}
             rows.append(row)
     return rows
+
+
+def write_wrong_texts(plans: list[Planned], out: Path) -> None:
+    """Writes out/wrong_texts.parquet: text_id and whether the text is wrong (1 or 0), so that --scores can give it to a recipe
+    that is to know."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    texts = [(plan, lang) for plan in plans if plan.split != "test" for lang in LANGS]
+    columns = {
+        "text_id": [f"{plan.clip_id}.{lang}0" for plan, lang in texts],
+        "wrong": [float(lang in plan.faulty_langs) for plan, lang in texts],
+    }
+    pq.write_table(pa.table(columns), out / "wrong_texts.parquet")
 
 
 def _write_truth(plans: list[Planned], num_frames: dict[str, int], out: Path) -> None:

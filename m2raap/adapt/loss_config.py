@@ -37,7 +37,7 @@ class HarmonizeConfig(Config):
         "stay in the batch as negatives.",
     )
     gamma: tuple[float, float] = Field(
-        default=(-0.3, 0.3),
+        default=(0.0, 0.3),
         description="Agreement of gradients (-1..1) up to which the curriculum leaves a text out, at first and at last.",
     )
     temperature: float | None = Field(
@@ -63,7 +63,7 @@ class HarmonizeConfig(Config):
     @classmethod
     def _are_cosines(cls, gamma: tuple[float, float]) -> tuple[float, float]:
         if not all(-1 <= value <= 1 for value in gamma):
-            raise ValueError("expected two cosines from -1 to 1, such as [-0.3, 0.3]")
+            raise ValueError("expected two cosines from -1 to 1, such as [0.0, 0.3]")
         return gamma
 
     @property
