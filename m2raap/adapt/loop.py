@@ -30,7 +30,8 @@ from m2raap.adapt.logs import DoneStep, LateNumbers
 from m2raap.adapt.lora import merge_lora, refuse_unreached
 from m2raap.adapt.loss_config import CONFLICT_FILE
 from m2raap.adapt.optim import lr_multiplier, set_rates
-from m2raap.adapt.prepare import Report, open_decoders, prepare
+from m2raap.adapt.prepare import prepare
+from m2raap.adapt.readers import Report, open_decoders
 from m2raap.adapt.sources import PairSource
 from m2raap.adapt.state import TrainState
 from m2raap.adapt.step import PRECISION, gradients
