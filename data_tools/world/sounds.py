@@ -26,7 +26,7 @@ _FADE_S = 0.02
 
 
 @dataclass(frozen=True)
-class Heard:
+class Sounding:
     """An event that is heard from `start` to `end`, shares of the clip."""
 
     event: Event
@@ -49,17 +49,17 @@ def sound_of(plan: Planned, cfg: WorldConfig, num_frames: int) -> np.ndarray | N
     if not kind:
         return None
     rng = _rng(plan, cfg, 1)
-    heard = _heard(plan, cfg)
+    events = _sounding(plan, cfg)
     if kind == "neither":
         other = SceneSampler(split_pairs(cfg.seed)["train"], rng).scene("motion").main.events[0]
-        heard = [Heard(other, one.start, one.end) for one in heard[:1]]
+        events = [Sounding(other, event.start, event.end) for event in events[:1]]
     count = int(num_frames / cfg.fps * RATE_HZ)
     voice = _of_object if kind == "object" or (kind == "neither" and rng.random() < 0.4) else _of_motion
     samples_N = np.zeros(count)
-    for one in heard:
-        first, last = int(one.start * count), max(int(one.end * count), int(one.start * count) + RATE_HZ // 10)
+    for event in events:
+        first, last = int(event.start * count), max(int(event.end * count), int(event.start * count) + RATE_HZ // 10)
         part_N = samples_N[first:last]
-        part_N += voice(one.event, len(part_N), rng) * _faded(len(part_N))
+        part_N += voice(event.event, len(part_N), rng) * _faded(len(part_N))
     samples_N += rng.normal(0, 0.004, count)
     return np.clip(samples_N * float(rng.uniform(0.5, 0.9)), -1, 1).astype(np.float32)
 
@@ -68,18 +68,18 @@ def _rng(plan: Planned, cfg: WorldConfig, use: int) -> np.random.Generator:
     return np.random.default_rng([cfg.seed, 22, int(plan.clip_id[1:]), ord(plan.clip_id[0]), use])
 
 
-def _heard(plan: Planned, cfg: WorldConfig) -> list[Heard]:
+def _sounding(plan: Planned, cfg: WorldConfig) -> list[Sounding]:
     """The events of the main shot with their times; a shot in which nothing happens is heard throughout."""
     frames = list(frame_plans(plan.scene, plan.seed, cfg.size_px, cfg.fps))
     main = [number for number, frame in enumerate(frames) if frame.shot == len(plan.scene.before)]
     begin, length = main[0] / len(frames), len(main) / len(frames)
-    heard = []
+    events = []
     for actor in frames[main[0]].layout.actors:
         start, end = (actor.start, actor.end) if actor.event.motion != "still" else (0.0, 1.0)
         if actor.event.motion in ("appear", "vanish"):  # heard for as long as the object is there
             start, end = (start, 1.0) if actor.event.motion == "appear" else (0.0, end)
-        heard.append(Heard(actor.event, begin + length * start, begin + length * end))
-    return heard
+        events.append(Sounding(actor.event, begin + length * start, begin + length * end))
+    return events
 
 
 def _faded(count: int) -> np.ndarray:
@@ -132,6 +132,6 @@ def write_sounds(plans: Iterable[Planned], cfg: WorldConfig, out: Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    rows: list[dict[str, Any]] = [{"clip_id": p.clip_id, "split": p.split, "heard": kind_of(p, cfg)} for p in plans]
-    names = ("clip_id", "split", "heard")
+    rows: list[dict[str, Any]] = [{"clip_id": p.clip_id, "split": p.split, "sound": kind_of(p, cfg)} for p in plans]
+    names = ("clip_id", "split", "sound")
     pq.write_table(pa.Table.from_pylist(rows, schema=pa.schema([(n, pa.string()) for n in names])), out / FILE)

@@ -216,7 +216,7 @@ def test_bytes_do_not_depend_on_the_workers(small: tuple[Path, World], tmp_path:
     again = make_world(SMALL, tmp_path, workers=1, progress=lambda done, total: calls.append((done, total)))
     assert again == world and calls == [(i, 41) for i in range(1, 42)]
     files = sorted(p.relative_to(out) for p in out.rglob("*") if p.is_file())
-    assert files == sorted(p.relative_to(tmp_path) for p in tmp_path.rglob("*") if p.is_file()) and len(files) == 44
+    assert files == sorted(p.relative_to(tmp_path) for p in tmp_path.rglob("*") if p.is_file()) and len(files) == 45
     for file in files:
         assert (out / file).read_bytes() == (tmp_path / file).read_bytes(), file
 

@@ -75,7 +75,7 @@ def test_a_tone_has_its_band_at_any_rate_and_its_level(folder: Path, tmp_path: P
 
 
 @pytest.mark.parametrize(
-    ("name", "start_s", "length_s", "heard"),
+    ("name", "start_s", "length_s", "part"),
     [
         ("shorter.mp4", 0.0, 2.0, (0.0, 0.25)),
         ("late.mkv", 0.0, 2.0, (0.5, 1.0)),
@@ -84,12 +84,12 @@ def test_a_tone_has_its_band_at_any_rate_and_its_level(folder: Path, tmp_path: P
         ("longer.mp4", 1.0, 4.0, (0.0, 1.0)),
     ],
 )
-def test_it_is_heard_when_it_sounds(name: str, start_s: float, length_s: float, heard: tuple, folder: Path) -> None:
+def test_it_is_heard_when_it_sounds(name: str, start_s: float, length_s: float, part: tuple, folder: Path) -> None:
     is_loud = loud(folder / name, start_s, length_s) > 0
     expected = np.zeros(NUM_SEGMENTS, bool)
-    expected[round(heard[0] * NUM_SEGMENTS) : round(heard[1] * NUM_SEGMENTS)] = True
+    expected[round(part[0] * NUM_SEGMENTS) : round(part[1] * NUM_SEGMENTS)] = True
     wrong = np.flatnonzero(is_loud != expected)
-    edges = np.array(heard) * NUM_SEGMENTS
+    edges = np.array(part) * NUM_SEGMENTS
     # A window is 25 ms long, and AAC spreads an edge over 23 ms; the last window ends with the sound.
     assert all(np.abs(edges - place).min() <= 0.06 / length_s * NUM_SEGMENTS + 1 for place in wrong)
 
