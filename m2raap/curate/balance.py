@@ -16,10 +16,8 @@ from typing import Any
 import numpy as np
 from pydantic import Field
 
+from m2raap.core.clusters import spherical_kmeans
 from m2raap.core.config import Config
-
-POINTS_A_CLUSTER = 256  # sampled vectors for each cluster; k-means learns nothing from more (FAISS's own limit)
-
 
 class BalanceConfig(Config):
     """`target` training clips stay, spread over the concepts (`clusters`) as evenly as the corpus allows."""
@@ -39,21 +37,7 @@ def clip_vector(frames_KE: np.ndarray) -> np.ndarray:
 
 def centres(vectors_NE: np.ndarray, cfg: BalanceConfig) -> np.ndarray:
     """(C, E) unit centres of a sample of vectors; at most as many as there are vectors. The same rows give the same centres."""
-    import faiss
-
-    clusters = min(cfg.clusters, len(vectors_NE))
-    threads = faiss.omp_get_max_threads()
-    faiss.omp_set_num_threads(1)  # several threads would sum in an order that varies
-    try:
-        kmeans = faiss.Kmeans(
-            vectors_NE.shape[1], clusters, niter=20, seed=cfg.seed + 1, spherical=True,
-            max_points_per_centroid=POINTS_A_CLUSTER, min_points_per_centroid=1,
-        )  # fmt: skip
-        kmeans.train(np.ascontiguousarray(vectors_NE, np.float32))
-    finally:
-        faiss.omp_set_num_threads(threads)
-    assert kmeans.centroids is not None
-    return kmeans.centroids
+    return spherical_kmeans(vectors_NE, cfg.clusters, cfg.seed + 1)
 
 
 def nearest(vector_E: np.ndarray, centres_CE: np.ndarray) -> int:

@@ -18,6 +18,7 @@ from pydantic import Field
 
 from m2raap.core import talk
 from m2raap.core.ahead import ahead
+from m2raap.core.clusters import POINTS_A_CLUSTER
 from m2raap.core.config import APPLY, Config
 from m2raap.core.engine import decoder_threads
 from m2raap.core.stage import DataStage, Judged, Signals, Tables
@@ -264,7 +265,7 @@ def _balance(
     Returns {} where no more clips are left than `balance_cfg.target`.
     """
     judge = Judge(decisions["sample"])
-    sample = HashSample(balance.POINTS_A_CLUSTER * balance_cfg.clusters)
+    sample = HashSample(POINTS_A_CLUSTER * balance_cfg.clusters)
     staying: list[str] = []
     for part, signals_of in parts:
         drops = _rule_drops(part, signals_of, judge.scores(part, signals_of), decisions, cfg)
