@@ -63,8 +63,8 @@ def read_split(view: View, split: str) -> SplitTables:
     return read_splits(view, (split,))[0]
 
 
-def read_splits(view: View, splits: Sequence[str]) -> list[SplitTables]:
-    """For each split its clips that have key-frames and a text in a language of the view.
+def read_splits(view: View, splits: Sequence[str], needs_text: bool = True) -> list[SplitTables]:
+    """For each split its clips that have key-frames and, unless `needs_text` is False, a text in a language of the view.
 
     Raises M2raapError naming a file that is absent, damaged or differs from its manifest; of the parts of `frames` only the
     columns beside the pictures are read.
@@ -73,7 +73,7 @@ def read_splits(view: View, splits: Sequence[str]) -> list[SplitTables]:
     for part in range(view.num_parts):
         clips, texts = _read_part(view, part)
         for split, parts in zip(splits, by_split, strict=True):
-            parts.append(_of_split(clips, texts, split))
+            parts.append(_of_split(clips, texts, split, needs_text))
     return [_joined_parts(parts) for parts in by_split]
 
 
@@ -89,11 +89,11 @@ def _joined_parts(parts: list[tuple[pa.Table, pa.Table]]) -> SplitTables:
     )
 
 
-def _of_split(clips: pa.Table, texts: pa.Table, split: str) -> tuple[pa.Table, pa.Table]:
-    """The clips of a split that have a text, and their texts, whose column `clip` is the row in the first table."""
+def _of_split(clips: pa.Table, texts: pa.Table, split: str, needs_text: bool) -> tuple[pa.Table, pa.Table]:
+    """The clips of a split (that have a text), and their texts, whose column `clip` is the row in the first table."""
     kept = clips["split"].to_numpy(zero_copy_only=False) == split
     clip_N = texts["clip"].to_numpy()
-    has_text = np.zeros(len(clips), bool)
+    has_text = np.full(len(clips), not needs_text)
     has_text[clip_N] = True
     kept &= has_text
     numbers = np.cumsum(kept, dtype=np.int32) - 1

@@ -1,0 +1,100 @@
+"""Small towers over a clip's motion and sound, and the heads that tell clusters from a vector.
+
+B clips, E size of a vector, S segments, F bands, G grid, K clusters.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from m2raap.video.motion import GRID, MOTION_SHAPE, NUM_SEGMENTS
+from m2raap.video.sound import FLOOR_DB, NUM_BANDS
+
+WIDTH, SIZE = 64, 128
+_USUAL_FLOW = 0.25  # long sides of the picture a second
+
+
+class MotionTower(nn.Module):
+    """Convolutions over time of the flow in the cells of a grid, to a unit vector (B, E)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        cells = GRID * GRID * MOTION_SHAPE[-1]
+        self.layers = nn.Sequential(
+            nn.Conv1d(cells, WIDTH, 3, padding=1), nn.GELU(), nn.Conv1d(WIDTH, WIDTH, 3, padding=1), nn.GELU(), nn.Flatten(),
+            nn.Linear(WIDTH * NUM_SEGMENTS, SIZE),
+        )  # fmt: skip
+
+    @staticmethod
+    def prepared(values_BSGGC: Tensor) -> Tensor:
+        """(B, C', S): what the layers read; small and large flows are told apart, and sudden ones bounded."""
+        return torch.asinh(values_BSGGC.float() / _USUAL_FLOW).flatten(2).transpose(1, 2)
+
+    def forward(self, values_BSGGC: Tensor) -> Tensor:
+        return F.normalize(self.layers(self.prepared(values_BSGGC)), dim=-1)
+
+
+class SoundTower(nn.Module):
+    """Convolutions over time and bands of the power, to a unit vector (B, E)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(1, WIDTH // 4, 5, stride=2, padding=2), nn.GELU(),
+            nn.Conv2d(WIDTH // 4, WIDTH // 2, 3, stride=2, padding=1), nn.GELU(),
+            nn.Conv2d(WIDTH // 2, WIDTH, 3, stride=2, padding=1), nn.GELU(),
+            nn.AdaptiveAvgPool2d((6, 8)), nn.Flatten(), nn.Linear(WIDTH * 48, SIZE),
+        )  # fmt: skip
+
+    @staticmethod
+    def prepared(db_BSF: Tensor) -> Tensor:
+        """(B, 1, S, F) power from 0, of silence, to about 1."""
+        return (db_BSF.float() - FLOOR_DB)[:, None] / -FLOOR_DB
+
+    def forward(self, db_BSF: Tensor) -> Tensor:
+        return F.normalize(self.layers(self.prepared(db_BSF)), dim=-1)
+
+
+TOWERS: dict[str, type[MotionTower] | type[SoundTower]] = {"motion": MotionTower, "sound": SoundTower}
+SHAPES: dict[str, tuple[int, ...]] = {"motion": MOTION_SHAPE, "sound": (96, NUM_BANDS)}
+
+
+def raw_vectors(sense: str, values: Tensor) -> Tensor:
+    """Unit vectors of the values themselves, less their mean: what is clustered before a tower has learnt anything."""
+    flat = TOWERS[sense].prepared(values).flatten(1)
+    return F.normalize(flat - flat.mean(0), dim=-1)
+
+
+class Heads(nn.Module):
+    """For each modality that teaches and each that learns a matrix to the clusters of the teacher, dropped after training."""
+
+    def __init__(self, sizes: dict[str, int], clusters: dict[str, tuple[int, int]]) -> None:
+        """`sizes`: of the vectors of each modality. `clusters`: of each its number of coarse and of fine clusters."""
+        super().__init__()
+        self.coarse = nn.ModuleDict()
+        self.fine = nn.ModuleDict()
+        for learner, size in sizes.items():
+            for teacher, (coarse, fine) in clusters.items():
+                if learner != teacher or len(sizes) == 1:
+                    self.coarse[f"{learner}<{teacher}"] = nn.Linear(size, coarse, bias=False)
+                    self.fine[f"{learner}<{teacher}"] = nn.Linear(size, fine, bias=False)
+
+    def loss(self, vectors: dict[str, Tensor], labels: dict[str, tuple[Tensor, Tensor]], temperature: float) -> Tensor:
+        """The mean cross-entropy of learners with the labels of their teachers, coarse and fine, half each.
+
+        `labels`: of each modality the coarse and the fine cluster (B,) of the clips, -1 for a clip without the modality, in
+        which case nothing is learnt from it there. Vectors of such clips may be anything.
+        """
+        losses = []
+        for name in self.coarse:
+            learner, teacher = name.split("<")
+            both_B = (labels[teacher][0] >= 0) & (labels[learner][0] >= 0)
+            if not bool(both_B.any()):
+                continue
+            for heads, label_B in zip((self.coarse, self.fine), labels[teacher], strict=True):
+                weight = F.normalize(heads[name].weight, dim=1)  # type: ignore[arg-type]
+                logits = vectors[learner][both_B].float() @ weight.T / temperature
+                losses.append(F.cross_entropy(logits, label_B[both_B]))
+        return torch.stack(losses).mean() if losses else next(iter(vectors.values())).sum() * 0.0
