@@ -72,17 +72,20 @@ def adapt(
     stop_after: int | None = None,
     dist_context: DistContext | None = None,
     caches: Path | None = None,
+    start: Path | None = None,
 ) -> AdaptResult:
     """Train on `source`, choose on `val_source`, write `out`/model. `progress(what, done, total)` is called after every step.
 
     `stop_after` ends the run after that step, as a kill would. Of several processes (`dist_context`) all call this with the same
-    arguments, and the first one writes. `caches`: the folder of prefix caches, which runs can share; None: in
-    scratch. Raises M2raapError for too few clips, settings that do not fit the backbone, a loss that is not finite (naming
-    the step), and a checkpoint of other settings or data.
+    arguments, and the first one writes. `caches`: the folder of prefix caches, which runs can share; None: in scratch.
+    `start`: a model folder to start from; None: the backbone of the settings.
+
+    Raises M2raapError for too few clips, settings that do not fit the backbone, a loss that is not finite (naming the step),
+    and a checkpoint of other settings or data.
     """
     report = progress or (lambda what, done, total: None)
     with _threads(cfg.threads), open_decoders(cfg, source) as decoders:
-        state = prepare(cfg, source, val_source, out, report, dist_context or DistContext(), caches, decoders)
+        state = prepare(cfg, source, val_source, out, report, dist_context or DistContext(), caches, decoders, start)
         try:
             if state.progress.step == 0:
                 _validate_and_keep(state)

@@ -59,6 +59,7 @@ def prepare(
     dist_context: DistContext,
     caches: Path | None = None,
     decoders: Decoders | None = None,
+    start: Path | None = None,
 ) -> TrainState:
     """The state of a run before its first step, or after the step of its checkpoint.
 
@@ -68,13 +69,13 @@ def prepare(
     _refuse_unusable(cfg, source)
     _warn_of_few_frames(cfg, source)
     sources = [part for part in (source, val_source) if part is not None and part.num_clips]
-    model = _load_model(cfg, dist_context)
+    model = _load_model(cfg, dist_context, start)
     _refuse_captions_of_other_frames(cfg, model)
     started_s = time.perf_counter()
     scratch = out / "scratch"
     scratch.mkdir(parents=True, exist_ok=True)
     frames_digests = [part.frames_digest if cfg.input == "keyframes" else _videos_digest(part) for part in sources]
-    key = _key(cfg, model, sources, frames_digests)
+    key = _key(cfg, model, sources, frames_digests, start)
     on_gpu = model.backbone.device.type == "cuda"
     decoding = Decoding(decoder_processes(cfg.decoders, on_gpu, dist_context.local_world_size))
     open_cache, cache_bytes = choose_cache(
@@ -134,7 +135,7 @@ def _refuse_captions_of_other_frames(cfg: AdaptConfig, model: VideoCLIP) -> None
         )
 
 
-def _load_model(cfg: AdaptConfig, dist_context: DistContext) -> VideoCLIP:
+def _load_model(cfg: AdaptConfig, dist_context: DistContext, start: Path | None) -> VideoCLIP:
     """The model on the device of this process, with the temperature of the settings and the choice of what learns.
 
     The digest of its backbone is that of the weights as they were loaded.
@@ -143,6 +144,8 @@ def _load_model(cfg: AdaptConfig, dist_context: DistContext) -> VideoCLIP:
     if place == "cuda" or (place != "cpu" and dist_context.world_size > 1):
         place = f"cuda:{dist_context.local_rank}"
     model = VideoCLIP(load_backbone(cfg.backbone), cfg.temporal, cfg.acg, cfg.interaction, seed=cfg.seed)
+    if start is not None:
+        _start_from(model, start)
     _ = model.backbone.digest  # computed and kept before any weight changes
     if cfg.temperature is not None:
         model.backbone.logit_scale.data.fill_(math.log(1 / cfg.temperature))
@@ -152,15 +155,35 @@ def _load_model(cfg: AdaptConfig, dist_context: DistContext) -> VideoCLIP:
     return model
 
 
+def _start_from(model: VideoCLIP, start: Path) -> None:
+    """Gives the model the weights of a model folder, but for modules that only one of the two has.
+
+    Raises M2raapError where the folder's model has another backbone or temporal module.
+    """
+    other = VideoCLIP.load(start)
+    for what, ours, theirs in (
+        ("backbone", model.backbone.description, other.backbone.description),
+        ("temporal", model.temporal_cfg, other.temporal_cfg),
+    ):
+        if ours != theirs:
+            raise M2raapError(
+                f"{start}: starts from a model with another {what} than adapt has: give both the same settings"
+            )
+    weights = {name: value for name, value in other.state_dict().items() if name.startswith(("backbone.", "temporal."))}
+    model.load_state_dict(weights, strict=False)
+
+
 def _videos_digest(source: PairSource) -> str:
     assert isinstance(source, VideoSource)
     return videos_digest(source)
 
 
-def _key(cfg: AdaptConfig, model: VideoCLIP, sources: list[PairSource], frames_digests: list[str]) -> str:
+def _key(
+    cfg: AdaptConfig, model: VideoCLIP, sources: list[PairSource], frames_digests: list[str], start: Path | None
+) -> str:
     """The digest of all that decides what the run learns."""
     data = [[source.digest, frames] for source, frames in zip(sources, frames_digests, strict=True)]
-    return digest([result_settings(cfg), data, model.backbone.digest])
+    return digest([result_settings(cfg), data, model.backbone.digest, *([model.digest] if start else [])])
 
 
 def _reads_captions(cfg: AdaptConfig, model: VideoCLIP) -> bool:

@@ -27,7 +27,7 @@ RecipeOption = Annotated[
 def register(app: typer.Typer) -> None:
     """Adds a command for every stage of the table, except evaluate and report, which other modules add."""
     written_out: dict[str, Callable[..., None] | None] = {
-        "adapt": adapt, "embed": embed, "evaluate": None, "report": None,
+        "adapt": adapt, "cotrain": cotrain, "embed": embed, "evaluate": None, "report": None,
     }  # fmt: skip
     for name in stages.STAGES:
         if command := written_out.get(name, data_stage_command(name)):
@@ -113,23 +113,56 @@ def adapt(
     recipe: RecipeOption = None,
     assignments: options.SetOption = None,
     limit: options.LimitOption = None,
+    start: Annotated[
+        Path | None,
+        typer.Option("--start", help="a model folder or a cotrain folder to start from (default: the backbone)"),
+    ] = None,
     seed: options.SeedOption = None,
     force: options.ForceOption = False,
     as_json: options.JsonOption = False,
 ) -> None:
     from m2raap.pipeline.recipe import load_for_stage
     from m2raap.stages.adapt import AdaptStage, is_worker_rank, train_as_worker
+    from m2raap.stages.embedder import model_folder
     from m2raap.stages.shared import warn_of_drawings
 
     loaded = load_for_stage("adapt", recipe, assignments, seed)
     stage = AdaptStage(loaded.adapt, loaded.shared)
+    begin = model_folder(start) if start else None
     if is_worker_rank():
-        train_as_worker(lambda _: (_open(corpus, loaded, limit), stage))
+        train_as_worker(lambda _: (_open(corpus, loaded, limit), stage, begin))
         return
     view = _open(corpus, loaded, limit)
     _refuse_without_needs(stage, view, corpus)
     warn_of_drawings(loaded.backbone.model, view)
-    stage.run_on(view, out, force)
+    stage.run_on(view, out, force, start=begin)
+    _show_counts(out, as_json)
+
+
+def cotrain(
+    corpus: CorpusArgument,
+    out: options.OutOption,
+    recipe: RecipeOption = None,
+    assignments: options.SetOption = None,
+    limit: options.LimitOption = None,
+    workers: options.WorkersOption = None,
+    devices: options.DevicesOption = None,
+    engine: options.EngineOption = "local",
+    seed: options.SeedOption = None,
+    force: options.ForceOption = False,
+    as_json: options.JsonOption = False,
+) -> None:
+    from m2raap.core.stage import StepInputs
+    from m2raap.pipeline.recipe import load_for_stage
+    from m2raap.stages.cotrain import CotrainStage
+    from m2raap.stages.shared import warn_of_drawings
+
+    loaded = load_for_stage("cotrain", recipe, assignments, seed)
+    view, stage = _open(corpus, loaded, limit), CotrainStage(loaded.cotrain, loaded.shared)
+    _refuse_without_needs(stage, view, corpus)
+    warn_of_drawings(loaded.backbone.model, view)
+    with options.open_engine(engine, workers, devices) as mapped:
+        stage.run(StepInputs(view, out, mapped, force=force))
     _show_counts(out, as_json)
 
 

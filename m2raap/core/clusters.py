@@ -94,7 +94,11 @@ def coarse_to_fine(
     parts: list[np.ndarray] = []
     for cluster in range(len(coarse_CE)):
         rows = np.flatnonzero(coarse_N == cluster)
-        before = start.fine_CE[slice(*start.first[cluster : cluster + 2])] if start and cluster < len(start.first) - 1 else None
+        before = (
+            start.fine_CE[slice(*start.first[cluster : cluster + 2])]
+            if start and cluster < len(start.first) - 1
+            else None
+        )
         count = len(before) if before is not None else fine
         if len(rows) < count and before is not None:
             parts.append(before)  # too few vectors to move the centres of before

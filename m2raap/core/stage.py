@@ -58,6 +58,7 @@ class Stage(Generic[C]):
     version: ClassVar[int] = 1
     needs: ClassVar[tuple[str, ...]] = ()  # stages that have to stand before it in a recipe
     on_training: ClassVar[bool] = True  # whether the recipe's `stages` may name it
+    by_default: ClassVar[bool] = True  # whether a recipe that names no stages has it
     on_benchmarks: ClassVar[bool] = False  # whether it may see a benchmark
     # For a stage without step folders, such as report: the last file that it writes, in the run's folder of the stage's name.
     result: ClassVar[str | None] = None

@@ -23,9 +23,13 @@ class CotrainConfig(Config):
         "themselves.",
     )
     num_frames: int = Field(default=8, ge=2, description="Number of frames per clip that the video tower reads.")
-    rounds: int = Field(default=10, ge=1, description="Number of rounds: each clusters its window and trains on the labels.")
+    rounds: int = Field(
+        default=10, ge=1, description="Number of rounds: each clusters its window and trains on the labels."
+    )
     window: int | None = Field(
-        default=None, ge=2, description="Number of clips in the window of a round, which slides over the corpus; null: all."
+        default=None,
+        ge=2,
+        description="Number of clips in the window of a round, which slides over the corpus; null: all.",
     )
     stride: float = Field(
         default=0.5, gt=0, le=1, description="How far the window slides from one round to the next, as a share of it."
@@ -41,15 +45,26 @@ class CotrainConfig(Config):
         description="Weight of the loss that keeps video vectors near those of the untrained model, in the space of the texts.",
     )
     lr: float = Field(default=1e-4, ge=0, description="Learning rate of the backbone's own weights.")
-    lr_new: float = Field(default=1e-3, ge=0, description="Learning rate of the temporal module, the other towers and the heads.")
-    lr_floor: float = Field(default=0.1, ge=0, le=1, description="Learning rates at the last step, as a share of the full ones.")
+    lr_new: float = Field(
+        default=1e-3, ge=0, description="Learning rate of the temporal module, the other towers and the heads."
+    )
+    lr_floor: float = Field(
+        default=0.1, ge=0, le=1, description="Learning rates at the last step, as a share of the full ones."
+    )
     warmup: float = Field(default=0.04, ge=0, lt=1, description="Share of the run over which the learning rates rise.")
-    weight_decay: float = Field(default=0.05, ge=0, description="Weight decay of AdamW; norms, biases and gates have none.")
-    clip_norm: float = Field(default=5.0, gt=0, description="Largest norm of the gradient; a longer one is scaled down to it.")
+    weight_decay: float = Field(
+        default=0.05, ge=0, description="Weight decay of AdamW; norms, biases and gates have none."
+    )
+    clip_norm: float = Field(
+        default=5.0, gt=0, description="Largest norm of the gradient; a longer one is scaled down to it."
+    )
     train_vision_layers: int = Field(default=0, ge=0, description="Number of last vision layers that learn.")
     cache_limit_gb: float = Field(default=20.0, gt=0, description="Largest cache of frozen layers in gigabytes.")
     threads: int = Field(
-        default=0, ge=0, description="Number of torch's threads; 0: OMP_NUM_THREADS, or one per core.", json_schema_extra=HOW
+        default=0,
+        ge=0,
+        description="Number of torch's threads; 0: OMP_NUM_THREADS, or one per core.",
+        json_schema_extra=HOW,
     )
     seed: int = Field(default=0, description="Seed of everything that co-training draws.")
     langs: tuple[str, ...] = Field(default=("en", "zh"), min_length=1, description="Languages of the corpus's texts.")

@@ -22,7 +22,8 @@ def cluster_pmi(first_N: np.ndarray, second_N: np.ndarray) -> np.ndarray:
     _, first_N = np.unique(first_N, return_inverse=True)
     _, second_N = np.unique(second_N, return_inverse=True)
     num_second = int(second_N.max()) + 1
-    pairs, place_N, together = np.unique(first_N * num_second + second_N, return_inverse=True, return_counts=True)
+    pair_N = first_N * num_second + second_N
+    _, place_N, together = np.unique(pair_N, return_inverse=True, return_counts=True)
     both_N = together[place_N] - 1 + SMOOTHING
     of_first_N = np.bincount(first_N)[first_N] - 1 + SMOOTHING
     of_second_N = np.bincount(second_N)[second_N] - 1 + SMOOTHING

@@ -5,6 +5,9 @@ B clips, E size of a vector, S segments, F bands, G grid, K clusters.
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -61,10 +64,9 @@ TOWERS: dict[str, type[MotionTower] | type[SoundTower]] = {"motion": MotionTower
 SHAPES: dict[str, tuple[int, ...]] = {"motion": MOTION_SHAPE, "sound": (96, NUM_BANDS)}
 
 
-def raw_vectors(sense: str, values: Tensor) -> Tensor:
-    """Unit vectors of the values themselves, less their mean: what is clustered before a tower has learnt anything."""
-    flat = TOWERS[sense].prepared(values).flatten(1)
-    return F.normalize(flat - flat.mean(0), dim=-1)
+def raw_features(sense: str, values: Tensor) -> Tensor:
+    """(B, ...) the values themselves as rows, in the scale in which the tower reads them."""
+    return TOWERS[sense].prepared(values).flatten(1)
 
 
 class Heads(nn.Module):
@@ -80,6 +82,16 @@ class Heads(nn.Module):
                 if learner != teacher or len(sizes) == 1:
                     self.coarse[f"{learner}<{teacher}"] = nn.Linear(size, coarse, bias=False)
                     self.fine[f"{learner}<{teacher}"] = nn.Linear(size, fine, bias=False)
+
+    def forget(self, teachers: Collection[str], seed: int) -> None:
+        """Heads of these teachers start anew, because the numbers of their clusters have a new meaning."""
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for heads in (self.coarse, self.fine):
+                for name, head in heads.items():
+                    if name.split("<")[1] in teachers:
+                        weight: Any = head.weight
+                        weight.copy_(torch.randn(weight.shape, generator=generator) / weight.shape[1] ** 0.5)
 
     def loss(self, vectors: dict[str, Tensor], labels: dict[str, tuple[Tensor, Tensor]], temperature: float) -> Tensor:
         """The mean cross-entropy of learners with the labels of their teachers, coarse and fine, half each.

@@ -19,6 +19,7 @@ from pydantic import Field
 from m2raap.core.clusters import spherical_kmeans
 from m2raap.core.config import Config
 
+
 class BalanceConfig(Config):
     """`target` training clips stay, spread over the concepts (`clusters`) as evenly as the corpus allows."""
 

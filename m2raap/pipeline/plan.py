@@ -26,7 +26,7 @@ class Step:
     bench: str | None
     folder: Path
     parents: tuple[Path, ...]  # the folders before it that it reads, oldest first
-    model: Path | None = None  # the adapt folder whose model the step reads, if any
+    model: Path | None = None  # the folder of the training whose model the step reads, if any
     key: str = ""
     signals: Path | None = None  # the adapt folder whose signals the step reads as scores, if any
 
@@ -102,7 +102,7 @@ class _Planner:
                 is_data = isinstance(stage, DataStage)
                 signals = trainings[recipe.signals_of] if recipe.signals_of and is_data and stage.reads_scores else None
                 key = digest([key, name, stage.settings(), *([signals] if signals else [])])
-                yield _Need(arm, name, None, key, reads, signals=signals)
+                yield _Need(arm, name, None, key, reads, None if is_data else model, signals)
                 if is_data:
                     reads = (*reads, key)
                 else:

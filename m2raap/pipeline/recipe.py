@@ -15,12 +15,14 @@ from m2raap.core.config import Config, build, merge, parse_assignments, read_yam
 from m2raap.core.errors import UsageError
 from m2raap.core.files import leads_out
 from m2raap.core.stage import Stage
+from m2raap.cotrain.config import CotrainConfig
 from m2raap.models.config import BackboneConfig
 from m2raap.retrieval.config import EvaluateConfig
 from m2raap.stages import stage_class, stage_classes
 from m2raap.stages.adapt import AdaptStage
 from m2raap.stages.align import AlignConfig
 from m2raap.stages.caption import CaptionConfig, CaptionStage
+from m2raap.stages.cotrain import CotrainStage
 from m2raap.stages.embed import EmbedConfig, EmbedStage
 from m2raap.stages.evaluate import EvaluateStage
 from m2raap.stages.filter import FilterConfig, FilterStage
@@ -41,6 +43,11 @@ def training_stages() -> tuple[str, ...]:
     return tuple(name for name, cls in stage_classes().items() if cls.on_training)
 
 
+def default_stages() -> tuple[str, ...]:
+    """Those of `training_stages` that a recipe has where it names none."""
+    return tuple(name for name in training_stages() if stage_class(name).by_default)
+
+
 class Recipe(Config):
     """One experiment. `arms` are named overrides of it; arms share every stage folder whose inputs and settings agree."""
 
@@ -57,7 +64,7 @@ class Recipe(Config):
         description="Number of training seeds: seed, seed + 1 and so on. All of them train on the same curated data.",
     )
     stages: tuple[str, ...] = Field(
-        default_factory=training_stages,
+        default_factory=default_stages,
         description="Stages of the training corpus, in the order of the stage table.",
     )
     backbone: BackboneConfig = Field(
@@ -73,6 +80,9 @@ class Recipe(Config):
     caption: CaptionConfig = Field(default_factory=CaptionConfig, description="Auxiliary captions of key-frames.")
     rewrite: RewriteConfig = Field(
         default_factory=RewriteConfig, description="Rewriting of raw texts into faithful captions."
+    )
+    cotrain: CotrainConfig = Field(
+        default_factory=CotrainConfig, description="Self-supervised training on clips without captions, before `adapt`."
     )
     adapt: AdaptConfig = Field(default_factory=AdaptConfig, description="Training.")
     bench_keyframes: KeyframesConfig | None = Field(
@@ -169,7 +179,7 @@ class Recipe(Config):
     @property
     def trains(self) -> bool:
         """Whether the recipe trains a model; otherwise the bare backbone embeds the benchmarks."""
-        return AdaptStage.name in self.stages
+        return AdaptStage.name in self.stages or CotrainStage.name in self.stages
 
     @property
     def bench_stages(self) -> tuple[str, ...]:
@@ -246,7 +256,7 @@ def _refuse_absent_signals(recipe: Recipe, source: str) -> None:
             if origin not in before:
                 hint = suggestion(origin, before) if before else "it is the first arm"
                 raise UsageError(f"{where}: '{origin}' is not an arm before this one: {hint}")
-            if not before[origin].trains or before[origin].adapt.harmonize is None:
+            if AdaptStage.name not in before[origin].stages or before[origin].adapt.harmonize is None:
                 raise UsageError(f"{where}: the training of '{origin}' writes no signals; give it adapt.harmonize")
             if FilterStage.name not in of_arm.stages:
                 raise UsageError(f"{where}: only `filter` reads signals as scores; add it to the arm's stages")

@@ -110,13 +110,13 @@ def _run_steps(
     return True
 
 
-def _adapt_job(recipe: Recipe, inputs: Inputs, out: Path, folder: Path) -> tuple[View, AdaptStage]:
-    """The view that the training in `folder` reads, and its configured stage."""
+def _adapt_job(recipe: Recipe, inputs: Inputs, out: Path, folder: Path) -> tuple[View, AdaptStage, Path | None]:
+    """The view that the training in `folder` reads, its configured stage, and the model folder from which it starts."""
     for step in make_plan(recipe, inputs, out):
         arm = arms_of(recipe)[step.arm]
         stage = arm.stage(step.stage, bench=bool(step.bench))
         if step.folder == folder and isinstance(stage, AdaptStage):
-            return view_of(step, arm, inputs), stage
+            return view_of(step, arm, inputs), stage, step.model and step.model / "model"
     raise M2raapError(
         f"{folder}: the first process of torchrun trains in this folder, but the recipe of this process has no such step; "
         "start all processes with the same command"

@@ -23,6 +23,7 @@ STAGES: dict[str, str] = {
     "align": "m2raap.stages.align:AlignStage",
     "caption": "m2raap.stages.caption:CaptionStage",
     "rewrite": "m2raap.stages.rewrite:RewriteStage",
+    "cotrain": "m2raap.stages.cotrain:CotrainStage",
     "adapt": "m2raap.stages.adapt:AdaptStage",
     "embed": "m2raap.stages.embed:EmbedStage",
     "evaluate": "m2raap.stages.evaluate:EvaluateStage",

@@ -20,6 +20,7 @@ from m2raap.core.videos import VideoDigests
 from m2raap.core.view import View
 from m2raap.core.whole import StageOutput, run_single_stage
 from m2raap.models.config import BackboneConfig
+from m2raap.stages.embedder import model_input
 from m2raap.stages.keyframes import KeyframesStage
 from m2raap.stages.shared import SHARED_KEYS, Shared
 from m2raap.stages.source import ViewSource, drawn
@@ -36,17 +37,17 @@ def is_worker_rank() -> bool:
     return not join().is_main
 
 
-def train_as_worker(job_of: Callable[[Path], tuple[View, AdaptStage]], caches: Path | None = None) -> None:
+def train_as_worker(job_of: Callable[[Path], tuple[View, AdaptStage, Path | None]], caches: Path | None = None) -> None:
     """Trains, together with the first process, the adapt folders that it names, until it ends.
 
-    `job_of` returns the view and the stage of a folder.
+    `job_of` returns the view and the stage of a folder, and the model folder from which it starts, if any.
     """
     from m2raap.adapt.distributed import join
 
     talk.be_quiet(True)
     while folder := join().next_task():
-        view, stage = job_of(Path(folder))
-        _train(stage.cfg, stage.shared.decode, view, Path(folder), caches)
+        view, stage, start = job_of(Path(folder))
+        _train(stage.cfg, stage.shared.decode, view, Path(folder), caches, start)
 
 
 class AdaptStage(SingleStage[AdaptConfig]):
@@ -66,26 +67,30 @@ class AdaptStage(SingleStage[AdaptConfig]):
         return [self.shared.backbone]
 
     def plan(self, step: StepInputs) -> Plan:
-        return plan_of(self.name, self.version, step.view, self.settings())
+        inputs = model_input(step.model) if step.model else None
+        return plan_of(self.name, self.version, step.view, self.settings(), inputs)
 
     def run(self, step: StepInputs) -> bool:
-        self.run_on(step.view, step.folder, step.force, step.caches)
+        self.run_on(step.view, step.folder, step.force, step.caches, step.model)
         return True
 
-    def run_on(self, view: View, folder: Path, force: bool = False, caches: Path | None = None) -> None:
-        """Trains on a view's clips into `folder`/model."""
+    def run_on(
+        self, view: View, folder: Path, force: bool = False, caches: Path | None = None, start: Path | None = None
+    ) -> None:
+        """Trains on a view's clips into `folder`/model, from the backbone or from the model folder `start`."""
 
         def work(target: Path) -> StageOutput:
             # A model folder is complete or absent: this one was finished by a run that ended before it wrote its manifest.
             if not (target / "model" / "model.json").exists():
-                _train(self.cfg, self.shared.decode, view, target, caches)
+                _train(self.cfg, self.shared.decode, view, target, caches, start)
             shutil.rmtree(target / "scratch", ignore_errors=True)
             files = ["model/model.json", "model/model.safetensors", "train.jsonl"]
             files += [CONFLICT_FILE] if self.cfg.harmonize is not None else []
             digest = read_record(ModelJson, target / "model" / "model.json")["digest"]
             return StageOutput(files, training_summary(target), {"model": digest})
 
-        run_single_stage(self.name, self.version, self.settings(), folder, work, view=view, force=force)
+        inputs = model_input(start) if start else None
+        run_single_stage(self.name, self.version, self.settings(), folder, work, view=view, inputs=inputs, force=force)
 
 
 def _sources(
@@ -101,7 +106,9 @@ def _sources(
     return [ViewSource(view, split, limits, digests, open_tables(folder)) for split, folder in folders.items()]
 
 
-def _train(cfg: AdaptConfig, limits: VideoConfig, view: View, target: Path, caches: Path | None) -> None:
+def _train(
+    cfg: AdaptConfig, limits: VideoConfig, view: View, target: Path, caches: Path | None, start: Path | None
+) -> None:
     import torch
 
     from m2raap.adapt.distributed import join
@@ -131,6 +138,15 @@ def _train(cfg: AdaptConfig, limits: VideoConfig, view: View, target: Path, cach
         dist_context.send_task(str(target))
     title = talk.title(target, "adapt")
     with talk.Phases(title) as phases:
-        adapt(cfg, source, val if val.num_clips else None, target, phases, dist_context=dist_context, caches=caches)
+        adapt(
+            cfg,
+            source,
+            val if val.num_clips else None,
+            target,
+            phases,
+            dist_context=dist_context,
+            caches=caches,
+            start=start,
+        )
     if dist_context.is_main:
         talk.log(f"{title}: {kept_text(training_summary(target))}")

@@ -1,0 +1,65 @@
+"""The clips that co-training reads, and the vectors of any of them in every modality.
+
+N clips, E size of a modality's vectors.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from m2raap.adapt.distributed import DistContext
+from m2raap.adapt.pixels import Decoding
+from m2raap.adapt.readers import Report, choose_cache, frame_reader
+from m2raap.adapt.sources import PairSource
+from m2raap.adapt.state import FrameReader
+from m2raap.core.ahead import ahead
+from m2raap.cotrain.config import CotrainConfig
+from m2raap.cotrain.model import Towers, as_adapt
+from m2raap.cotrain.senses import Senses
+from m2raap.cotrain.towers import raw_features
+from m2raap.models.video_clip import VideoCLIP
+
+BATCH_CLIPS = 64
+
+
+@dataclass(frozen=True)
+class Clips:
+    """What reads the frames of the clips, and their senses."""
+
+    frames: FrameReader
+    senses: Senses
+
+
+def open_frames(cfg: CotrainConfig, source: PairSource, clip: VideoCLIP, caches: Path, report: Report) -> FrameReader:
+    """What reads the frames: a cache of what frozen layers make of them, where it is not too large."""
+    adapt, decoding = as_adapt(cfg), Decoding()
+    open_cache, _ = choose_cache(adapt, clip, [source], caches, report, DistContext(), decoding)
+    return frame_reader(adapt, clip, source, source.frames_digest, True, decoding, None, open_cache)
+
+
+@torch.inference_mode()
+def encode(towers: Towers, clips: Clips, rows: np.ndarray, raw_senses: bool = False) -> dict[str, np.ndarray]:
+    """Of each modality the unit vectors (N, E) in float32 of these clips; 0 for clips without it.
+
+    `raw_senses`: of motion and sound the values themselves, which is what is clustered before a tower has learnt anything.
+    """
+    place = towers.clip.backbone.device
+    towers.eval()
+    vectors: dict[str, list[np.ndarray]] = {name: [] for name in ("frames", *towers.senses)}
+    batches = [rows[start : start + BATCH_CLIPS] for start in range(0, len(rows), BATCH_CLIPS)]
+    read = ahead(clips.frames.batch, batches, threads=1, num_ahead=2)
+    for batch, (inputs, mask_BT) in zip(batches, read, strict=True):
+        mask_BT = mask_BT.to(place)
+        levels = clips.frames.levels(towers.clip, inputs.to(place), mask_BT)
+        vectors["frames"].append(
+            towers.clip.pool(towers.clip.frame_vectors(levels, mask_BT), mask_BT).float().cpu().numpy()
+        )
+        for sense, tower in towers.senses.items():
+            values = clips.senses.batch(sense, batch)
+            vector = raw_features(sense, values) if raw_senses else tower(values.to(place)).float().cpu()
+            vectors[sense].append(vector.numpy() * clips.senses.present[sense][batch][:, None])
+    return {name: np.concatenate(parts) for name, parts in vectors.items()}

@@ -1,0 +1,74 @@
+"""The clusters of a window in every modality, and what they say of each clip.
+
+N clips of the window, E size of a modality's vectors.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+
+from m2raap.core.clusters import CoarseToFine, coarse_to_fine
+from m2raap.cotrain.consistency import cluster_pmi
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Of each modality the coarse and the fine cluster (N,) of every clip; -1 for a clip without it."""
+
+    coarse: dict[str, np.ndarray]
+    fine: dict[str, np.ndarray]
+
+    def agreement(self) -> dict[str, np.ndarray]:
+        """(N,) cluster_pmi of the coarse clusters of frames and of each other modality; NaN for a clip without one."""
+        scores = {}
+        for sense in self.coarse.keys() - {"frames"}:
+            score_N = np.full(len(self.coarse[sense]), np.nan)
+            both = np.flatnonzero((self.coarse[sense] >= 0) & (self.coarse["frames"] >= 0))
+            score_N[both] = cluster_pmi(self.coarse["frames"][both], self.coarse[sense][both])
+            scores[sense] = score_N
+        return scores
+
+    def mutual_information(self) -> dict[str, float]:
+        """Of each pair of modalities the mean cluster_pmi of coarse clusters: how much they tell of each other."""
+        means = {}
+        for first, second in combinations(sorted(self.coarse), 2):
+            both = (self.coarse[first] >= 0) & (self.coarse[second] >= 0)
+            if both.sum() > 1:
+                means[f"{first}-{second}"] = float(
+                    cluster_pmi(self.coarse[first][both], self.coarse[second][both]).mean()
+                )
+        return means
+
+
+def label_window(
+    vectors: dict[str, np.ndarray],
+    coarse: int,
+    fine: int,
+    seed: int,
+    before: dict[str, CoarseToFine],
+) -> tuple[Labels, dict[str, CoarseToFine]]:
+    """Clusters each modality of a window, from the centres of the round before where there are any of its size.
+
+    Vectors are unit rows, or any rows of one scale; 0 for a clip without the modality, which gets no cluster.
+    """
+    labels, centres = Labels({}, {}), {}
+    for name, vectors_NE in vectors.items():
+        vectors_NE = centred(vectors_NE)
+        rows = np.flatnonzero(np.abs(vectors_NE).sum(1) > 0)
+        start = before.get(name)
+        if start is not None and start.coarse_CE.shape[1] != vectors_NE.shape[1]:
+            start = None
+        centres[name] = coarse_to_fine(vectors_NE[rows], coarse, fine, seed, start=start)
+        labels.coarse[name], labels.fine[name] = (np.full(len(vectors_NE), -1, np.int64) for _ in range(2))
+        labels.coarse[name][rows], labels.fine[name][rows] = centres[name].assign(vectors_NE[rows])
+    return labels, centres
+
+
+def centred(vectors_NE: np.ndarray) -> np.ndarray:
+    """Unit rows less their mean, 0 where a row is 0: raw values, and the vectors of towers, share a large common part."""
+    present = np.abs(vectors_NE).sum(1) > 0
+    moved = np.where(present[:, None], vectors_NE - vectors_NE[present].mean(0), 0.0)
+    return (moved / np.maximum(np.linalg.norm(moved, axis=1, keepdims=True), 1e-12)).astype(np.float32)

@@ -1,0 +1,85 @@
+"""The towers that are trained together, and their files between two rounds."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from m2raap.adapt.config import AdaptConfig
+from m2raap.adapt.optim import choose_trained, parameter_groups
+from m2raap.cotrain.config import CotrainConfig
+from m2raap.cotrain.towers import TOWERS, Heads
+from m2raap.models.families import load_backbone
+from m2raap.models.video_clip import VideoCLIP
+from m2raap.models.weights_file import save_weights
+
+
+class Towers(nn.Module):
+    """The video tower with its temporal module, and a small tower for each sense."""
+
+    def __init__(self, clip: VideoCLIP, senses: tuple[str, ...]) -> None:
+        super().__init__()
+        self.clip = clip
+        self.senses = nn.ModuleDict({sense: TOWERS[sense]() for sense in senses})
+
+    def sizes(self) -> dict[str, int]:
+        """Of each modality the size of its vectors."""
+        return {"frames": self.clip.backbone.embed_dim} | {sense: 128 for sense in self.senses}
+
+    def save(self, folder: Path) -> None:
+        """Writes the folder as a whole or not at all."""
+        temp = folder.with_name(f"{folder.name}.tmp")
+        shutil.rmtree(temp, ignore_errors=True)
+        self.clip.save(temp / "model")
+        weights = {name: value.detach().cpu().contiguous().clone() for name, value in self.senses.state_dict().items()}
+        save_weights(weights, temp / "senses.safetensors")
+        shutil.rmtree(folder, ignore_errors=True)
+        os.replace(temp, folder)
+
+
+def new_towers(cfg: CotrainConfig) -> Towers:
+    """Towers before any round. Raises M2raapError as `load_backbone`."""
+    clip = VideoCLIP(load_backbone(cfg.backbone), cfg.temporal, seed=cfg.seed)
+    _ = clip.backbone.digest  # computed and kept before any weight changes
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(cfg.seed)
+        return Towers(clip, cfg.senses)
+
+
+def load_towers(folder: Path, senses: tuple[str, ...]) -> Towers:
+    """The towers that `Towers.save` wrote."""
+    towers = Towers(VideoCLIP.load(folder / "model"), senses)
+    towers.senses.load_state_dict(load_file(folder / "senses.safetensors"))
+    return towers
+
+
+def as_adapt(cfg: CotrainConfig) -> AdaptConfig:
+    """The settings of readers, caches and rates in the form in which adaptation takes them."""
+    shared = (
+        "backbone", "temporal", "num_frames", "batch_size", "lr", "lr_new", "weight_decay", "train_vision_layers",
+        "cache_limit_gb", "seed",
+    )  # fmt: skip
+    return AdaptConfig(train_text=False, **{name: getattr(cfg, name) for name in shared})
+
+
+def make_optimiser(towers: Towers, heads: Heads, cfg: CotrainConfig) -> torch.optim.AdamW:
+    """AdamW over the video tower's weights that learn, as in adaptation, and over the other towers and the heads."""
+    adapt = as_adapt(cfg)
+    choose_trained(towers.clip, adapt)
+    groups = parameter_groups(towers.clip, adapt)
+    for module in (towers.senses, heads):
+        for decayed in (True, False):
+            weights = [p for p in module.parameters() if (p.ndim >= 2) == decayed]
+            rate = {"name": "new", "base_lr": cfg.lr_new, "weight_decay": cfg.weight_decay * decayed}
+            groups += [{"params": weights, **rate}] if weights else []
+    return torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.98), eps=1e-8)
+
+
+def away(video_BE: Tensor, start_BE: Tensor) -> Tensor:
+    """How far the video vectors are from those of the untrained model: the mean of 1 - cosine."""
+    return (1 - (video_BE.float() * start_BE.float()).sum(1)).mean()
