@@ -1,8 +1,8 @@
 """Co-training: rounds of clusters and training on them, from clips without captions to a video tower.
 
 'Once and for All: Self-supervised Multi-modal Co-training on One-billion Videos' (ACM MM 2021). Its losses, sizes and code are
-not published; what is done here follows XDC (Alwassel et al., NeurIPS 2020, arXiv 1911.12667), with the paper's sliding window and
-its clusters from coarse to fine. A run that is killed goes on from its last round and ends in the same bytes.
+not published; what is done here follows XDC (Alwassel et al., NeurIPS 2020, arXiv 1911.12667), with the paper's sliding window
+and its clusters from coarse to fine. A run that is killed goes on from its last round and ends in the same bytes.
 
 N clips of a window, B clips of a batch.
 """
@@ -176,8 +176,8 @@ def _round(
         optimiser.step()
         line = {
             "step": step,
-            "loss": float(loss),
-            "clusters": float(of_clusters),
+            "loss": float(loss.detach()),
+            "clusters": float(of_clusters.detach()),
             "grad_norm": float(grad_norm),
             "lr": rates,
         }

@@ -5,7 +5,7 @@ B clips, E size of a vector, S segments, F bands, G grid, K clusters.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -93,7 +93,7 @@ class Heads(nn.Module):
                         weight: Any = head.weight
                         weight.copy_(torch.randn(weight.shape, generator=generator) / weight.shape[1] ** 0.5)
 
-    def loss(self, vectors: dict[str, Tensor], labels: dict[str, tuple[Tensor, Tensor]], temperature: float) -> Tensor:
+    def loss(self, vectors: dict[str, Tensor], labels: Mapping[str, Sequence[Tensor]], temperature: float) -> Tensor:
         """The mean cross-entropy of learners with the labels of their teachers, coarse and fine, half each.
 
         `labels`: of each modality the coarse and the fine cluster (B,) of the clips, -1 for a clip without the modality, in

@@ -91,6 +91,7 @@ def _cotrain(
     from m2raap.cotrain.senses import write_senses
 
     torch.set_num_threads(cfg.threads or torch_threads())
+    _opened.cache_clear()
     scratch = target / "scratch"
     tables = scratch / "tables"
     read_splits(view, ["train"], needs_text=False)[0].save(tables)
@@ -113,11 +114,13 @@ def _cotrain(
             parts: dict[int, dict[str, np.ndarray]] = {}
             for index, vectors in engine.map(_embed, shares, runs_network=True):
                 parts[index] = vectors
-                phases(f"vectors of round {number}", len(parts), len(shares))
+                if len(shares) > 1:
+                    phases(f"vectors of round {number}", len(parts), len(shares))
             return {name: np.concatenate([parts[index][name] for index in range(len(shares))]) for name in parts[0]}
 
         data = digest([source.digest, list(cfg.senses)])
         done = cotrain(cfg, source.num_clips, clips_of, embed, target, data, phases)
+    _opened.cache_clear()
     _write_clusters(target / CLUSTERS, list(source.clip_ids), done.labels)
     done.towers.clip.eval()
     done.towers.clip.save(target / "model", {"cotrain": cfg.model_dump(mode="json"), "steps": done.steps})
@@ -144,7 +147,8 @@ def _embed(share: _Share) -> dict[str, np.ndarray]:
     from m2raap.cotrain.clips import encode
 
     torch.set_num_threads(torch_threads())
-    towers, clips = _opened(share.cfg, share.shared, share.view, share.scratch, share.caches, share.round)
+    where = (share.view, share.scratch, share.caches, share.round)
+    towers, clips = _opened(share.cfg, share.shared, *where)  # pyright: ignore[reportArgumentType]  # they hash
     return encode(towers, clips, np.array(share.rows), raw_senses=share.round == 0)
 
 

@@ -12,10 +12,14 @@ from m2raap.core.engine import LocalEngine
 from m2raap.core.errors import M2raapError
 from m2raap.core.folder import read_timings
 from m2raap.core.runner import run_data_stage
+from m2raap.core.stage import StepInputs
 from m2raap.core.view import View
-from m2raap.models.config import BackboneConfig
+from m2raap.cotrain.config import CotrainConfig
+from m2raap.models.config import BackboneConfig, StanConfig
 from m2raap.pipeline.recipe import load_recipe
+from m2raap.stages import cotrain
 from m2raap.stages.embed import EmbedConfig, EmbedStage
+from m2raap.stages.keyframes import KeyframesConfig, KeyframesStage
 from tests.conftest import digests
 from tests.stages.adapted import drawn_benchmark
 
@@ -55,6 +59,22 @@ def test_filter_and_keyframes_make_the_same_bytes(engine, small_world: Path, tmp
         ray_digests = digests(tmp_path / "ray" / stage)
         assert ray_digests == digests(tmp_path / "local" / stage)
         assert any(name.startswith("signals") for name in ray_digests)
+
+
+def test_cotrain_makes_the_same_bytes(engine, small_world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(cotrain, "SHARE_CLIPS", 8)
+    keyframes = KeyframesStage(KeyframesConfig(k=2, short_side_px=48, senses=("motion",)))
+    view = View(small_world / "train").limited(16)
+    run_data_stage(keyframes, view, tmp_path / "K", LocalEngine(1))
+    cfg = CotrainConfig(
+        backbone=BackboneConfig(model="builtin:tiny"), temporal=StanConfig(layers=1), senses=("motion",), num_frames=2, rounds=1,
+        coarse=2, fine=2, batch_size=8, threads=1,
+    )  # fmt: skip
+    for name, mapped in (("ray", engine), ("local", LocalEngine(1))):
+        step = StepInputs(view.over(tmp_path / "K"), tmp_path / name, mapped)
+        assert cotrain.CotrainStage(cfg).run(step)
+    for file in ("train.jsonl", cotrain.CLUSTERS, "model/model.safetensors"):
+        assert (tmp_path / "ray" / file).read_bytes() == (tmp_path / "local" / file).read_bytes()
 
 
 def test_embed_makes_the_same_bytes(engine, tmp_path: Path):

@@ -1,0 +1,162 @@
+"""cotrain as a stage: the same bytes after a kill, by any number of workers and on Ray; adaptation starts from it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from data_tools.world.make import make_world
+from data_tools.world.plan import WorldConfig
+from m2raap.core.corpus import write_corpus
+from m2raap.core.engine import LocalEngine
+from m2raap.core.errors import M2raapError
+from m2raap.core.runner import run_data_stage
+from m2raap.core.stage import StepInputs
+from m2raap.core.view import View
+from m2raap.cotrain import rounds
+from m2raap.cotrain.config import CotrainConfig
+from m2raap.models.config import BackboneConfig, StanConfig
+from m2raap.models.video_clip import VideoCLIP
+from m2raap.stages import cotrain as stage_module
+from m2raap.stages.cotrain import CotrainStage
+from m2raap.stages.keyframes import KeyframesConfig, KeyframesStage
+from tests.runs import m2raap
+
+WORLD = WorldConfig(seed=2, train_clips=24, val_clips=2, test_clips=2, size_px=48, fps=8, sound=0.7)
+
+
+@pytest.fixture(scope="module")
+def view(tmp_path_factory: pytest.TempPathFactory) -> View:
+    """Key-frames, sound and motion of a world without any text."""
+    out = tmp_path_factory.mktemp("cotrain")
+    world = make_world(WORLD, out, workers=2)
+    corpus = write_corpus(out / "C", world.train_clips, [], video_root=out / "videos", source={"importer": "world"})
+    keyframes = KeyframesStage(KeyframesConfig(k=2, short_side_px=48, senses=("sound", "motion")))
+    assert run_data_stage(keyframes, View(corpus.path), out / "K", LocalEngine(1))
+    return View(corpus.path).over(out / "K")
+
+
+def stage(tiny_dir: Path, **changes: Any) -> CotrainStage:
+    settings: dict[str, Any] = {
+        "backbone": BackboneConfig(model=f"local-dir:{tiny_dir}", random_init=True), "temporal": StanConfig(layers=1),
+        "num_frames": 2, "rounds": 3, "coarse": 2, "fine": 2, "batch_size": 4, "threads": 1, "window": 16,
+    }  # fmt: skip
+    return CotrainStage(CotrainConfig(**settings | changes))
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    names = ("train.jsonl", stage_module.CLUSTERS, "model/model.safetensors")
+    return {name: (folder / name).read_bytes() for name in names}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(view: View, tiny_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("undisturbed") / "cotrain"
+    assert stage(tiny_dir).run(StepInputs(view, out, LocalEngine(1)))
+    return out
+
+
+def test_it_learns_and_says_what_the_clusters_are(undisturbed: Path, tiny_dir: Path, view: View) -> None:
+    lines = [json.loads(line) for line in (undisturbed / "train.jsonl").read_text().splitlines()]
+    assert [line["round"] for line in lines if "round" in line] == [0, 1, 2, 3]
+    assert sum("loss" in line for line in lines) == 3 * 4
+    table = pq.read_table(undisturbed / stage_module.CLUSTERS).to_pydict()
+    senses = {row["clip_id"]: row for row in pq.read_table(view.folders[0] / "senses").to_pylist()}
+    assert len(table["clip_id"]) == 24 and set(table["clip_id"]) < set(senses), "the training clips"
+    for clip_id, coarse, pmi in zip(table["clip_id"], table["coarse_sound"], table["cluster_pmi"], strict=True):
+        assert (coarse is not None) == (senses[clip_id]["sound"] is not None)
+        assert pmi is not None and np.isfinite(pmi)
+    model = VideoCLIP.load(undisturbed / "model")
+    assert float(model.temporal.out.weight.norm()) > 0
+    assert not (undisturbed / "scratch").exists()
+
+
+def test_a_killed_run_ends_in_the_same_bytes(
+    undisturbed: Path, view: View, tiny_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, calls = rounds._round, []
+
+    def failing(*args: Any) -> int:
+        calls.append(args)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return real(*args)
+
+    monkeypatch.setattr(rounds, "_round", failing)
+    with pytest.raises(KeyboardInterrupt):
+        stage(tiny_dir).run(StepInputs(view, tmp_path / "cotrain", LocalEngine(1)))
+    monkeypatch.setattr(rounds, "_round", real)
+    assert stage(tiny_dir).run(StepInputs(view, tmp_path / "cotrain", LocalEngine(1)))
+    assert files(tmp_path / "cotrain") == files(undisturbed)
+    with pytest.raises(M2raapError, match=r"cotrain\.seed|seed"):
+        stage(tiny_dir, seed=5).run(StepInputs(view, tmp_path / "cotrain", LocalEngine(1)))
+
+
+def test_a_window_of_all_clips_is_no_window(view: View, tiny_dir: Path, tmp_path: Path) -> None:
+    for name, window in (("all", None), ("window", 1000)):
+        assert stage(tiny_dir, window=window, rounds=1).run(StepInputs(view, tmp_path / name, LocalEngine(1)))
+    assert files(tmp_path / "all") == files(tmp_path / "window")
+
+
+def test_workers_write_the_same_bytes(
+    undisturbed: Path, view: View, tiny_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In shares of 8 clips, of which a window has two."""
+    monkeypatch.setattr(stage_module, "SHARE_CLIPS", 8)
+    engine = LocalEngine(2)
+    assert stage(tiny_dir).run(StepInputs(view, tmp_path / "two", engine))
+    engine.close()
+    assert files(tmp_path / "two") == files(undisturbed)
+
+
+def test_what_is_not_there_is_named(view: View, tiny_dir: Path, tmp_path: Path) -> None:
+    with pytest.raises(M2raapError, match=r"fewer than cotrain\.coarse"):
+        stage(tiny_dir, coarse=64).run(StepInputs(view, tmp_path / "few", LocalEngine(1)))
+    plain = KeyframesStage(KeyframesConfig(k=2, short_side_px=48))
+    corpus = View(view.corpus_path)
+    assert run_data_stage(plain, corpus, tmp_path / "K", LocalEngine(1))
+    with pytest.raises(M2raapError, match=r"keyframes\.senses"):
+        stage(tiny_dir).run(StepInputs(corpus.over(tmp_path / "K"), tmp_path / "no", LocalEngine(1)))
+    assert stage(tiny_dir, senses=(), rounds=1).run(
+        StepInputs(corpus.over(tmp_path / "K"), tmp_path / "a", LocalEngine(1))
+    )
+
+
+def test_a_recipe_adapts_what_cotrain_has_learnt(small_world: Path, tmp_path: Path) -> None:
+    temporal = {"name": "stan", "layers": 1}
+    tree = {
+        "name": "started", "stages": ["keyframes", "cotrain", "adapt"], "backbone": {"model": "builtin:tiny"},
+        "keyframes": {"k": 2, "short_side_px": 48, "senses": ["motion"]},
+        "cotrain": {"senses": ["motion"], "rounds": 1, "coarse": 2, "fine": 2, "num_frames": 2, "temporal": temporal},
+        "adapt": {"steps": 1, "batch_size": 4, "num_frames": 2, "temporal": temporal},
+        "arms": {"started": {}, "plain": {"stages": ["keyframes", "adapt"]}},
+    }  # fmt: skip
+    (tmp_path / "r.yaml").write_text(yaml.safe_dump(tree, sort_keys=False))
+    run = ("run", tmp_path / "r.yaml", "--data", small_world / "train", "--out", tmp_path / "R", "--allow-refused", "1")
+    m2raap(*run, "--limit", "30")
+    norms = {
+        arm: float(VideoCLIP.load(tmp_path / "R" / arm / "adapt" / "model").temporal.out.weight.norm())
+        for arm in ("started", "plain")
+    }
+    begun = float(VideoCLIP.load(tmp_path / "R/started/cotrain/model").temporal.out.weight.norm())
+    assert begun > 0 and abs(norms["started"] - begun) < abs(norms["started"] - norms["plain"])
+    assert "already finished" in m2raap(*run, "--limit", "30").stderr
+    tree["arms"]["started"] = {"cotrain": {"temporal": {"name": "stan", "layers": 2}}}
+    (tmp_path / "r.yaml").write_text(yaml.safe_dump(tree, sort_keys=False))
+    other = (
+        "run",
+        tmp_path / "r.yaml",
+        "--data",
+        small_world / "train",
+        "--out",
+        tmp_path / "S",
+        "--allow-refused",
+        "1",
+    )
+    assert "another temporal" in m2raap(*other, "--limit", "30", check=1).stderr
