@@ -7,9 +7,10 @@ of the model. The last two stay. A run may go on from one with another number of
 from __future__ import annotations
 
 import pickle
+import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,8 @@ from m2raap.core.errors import M2raapError
 from m2raap.core.files import open_atomic
 
 KEPT = 2  # checkpoints that stay
+# What `load_tree` raises for a file that is damaged.
+DAMAGED = (pickle.UnpicklingError, zipfile.BadZipFile, RuntimeError, EOFError, ValueError, OSError, KeyError)
 
 
 @dataclass
@@ -65,10 +68,52 @@ def save_checkpoint(
     """
     trained = {name: _alone(p.detach()) for name, p in model.named_parameters() if p.requires_grad}
     tree = {"key": key, "trained": trained, "optimiser": optimiser.state_dict(), **vars(progress)}
-    with open_atomic(folder / f"checkpoint-{progress.step:08d}.pt") as sink:
-        torch.save(tree, sink)
+    save_tree(folder / f"checkpoint-{progress.step:08d}.pt", tree)
     for path in checkpoints(folder)[:-KEPT]:
         path.unlink(missing_ok=True)
+
+
+def save_tree(path: Path, tree: dict[str, Any]) -> None:
+    """Writes tensors and plain values as a whole or not at all. Raises M2raapError for a full disk, as `open_atomic`."""
+    with open_atomic(path) as file:
+        sink = _Sink(file)
+        try:
+            torch.save(tree, sink)
+        except RuntimeError:
+            if sink.error is not None:  # torch hides it behind an error of its own
+                raise sink.error from None
+            raise
+
+
+class _Sink:
+    """A file that keeps the error of a failed write."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        try:
+            return self._file.write(data)
+        except OSError as error:
+            self.error = error
+            raise
+
+    def flush(self) -> None:
+        self._file.flush()
+
+
+def load_tree(path: Path) -> dict[str, Any]:
+    """What `save_tree` wrote, mapped into memory; the checksums of the file are compared first, as torch does not.
+
+    Raises OSError, ValueError, RuntimeError or KeyError for a damaged file.
+    """
+    if not path.stat().st_size:
+        raise ValueError("it is empty")
+    with zipfile.ZipFile(path) as archive:
+        if name := archive.testzip():
+            raise ValueError(f"the checksum of {name} is wrong")
+    return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
 
 
 def _alone(tensor: Tensor) -> Tensor:
@@ -91,10 +136,10 @@ def load_checkpoint(folder: Path, key: str, model: nn.Module, optimiser: torch.o
         return None
     path = paths[-1]
     try:
-        tree: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        tree = load_tree(path)
         if not isinstance(tree, dict) or not isinstance(tree.get("key"), str):
             raise ValueError("it holds no checkpoint of m2raap")
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError, KeyError) as error:
+    except DAMAGED as error:
         raise _damaged(path, error) from None
     if tree.pop("key") != key:
         raise M2raapError(

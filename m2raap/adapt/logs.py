@@ -24,6 +24,7 @@ class Logs:
     def __init__(self, out: Path, progress: Progress, trackers: list[Tracker]) -> None:
         """Opens the files. train.jsonl is cut to its length at the checkpoint that the run resumes from."""
         path = out / "train.jsonl"
+        refuse_other_log(path, progress.log_bytes)
         self.train: BinaryIO = path.open("r+b" if path.exists() else "w+b")
         self.train.truncate(progress.log_bytes)
         self.train.seek(progress.log_bytes)
@@ -61,6 +62,23 @@ class Logs:
     def close(self) -> None:
         for file in (self.train, self.timings, *self.trackers):
             file.close()
+
+
+def refuse_other_log(path: Path, num_bytes: int) -> None:
+    """Raises M2raapError where the log does not begin with the `num_bytes` bytes of lines that a checkpoint knows."""
+    known = b""
+    if path.exists():
+        with path.open("rb") as file:
+            known = file.read(num_bytes)
+    try:
+        if len(known) == num_bytes and all(isinstance(json.loads(line), dict) for line in known.splitlines()):
+            return
+    except ValueError:
+        pass
+    raise M2raapError(
+        f"{path}: is not the log of the checkpoints in {path.parent / 'scratch'}: restore it, or remove the folder "
+        f"{path.parent} to train again from the start"
+    )
 
 
 class LateNumbers:

@@ -158,13 +158,14 @@ def _is_usable(folder: Path, shape: tuple[int, ...]) -> bool:
     files = _read_state(folder / "state.json").get("files", {})
     try:
         arrays = [np.load(folder / name, mmap_mode="r", allow_pickle=False) for name in names]
-        fits = arrays[0].shape == shape and arrays[0].dtype == np.float16 and len(arrays[1]) == shape[0]
+        fits = arrays[0].shape == shape and arrays[0].dtype == np.float16
+        fits = fits and arrays[1].shape == (shape[0], shape[2]) and arrays[1].dtype == bool
     except NPY_ERRORS:
         fits = False
     if (
         fits
         and (folder / "state.json").is_file()
-        and all(is_as_signed(folder / name, files[name]) for name in names if name in files)
+        and all(name in files and is_as_signed(folder / name, files[name]) for name in names)
     ):
         return True
     talk.log(f"{folder}: this cache is damaged, and is made again")

@@ -19,7 +19,7 @@ from typing_extensions import TypedDict
 
 from m2raap.core.engine import LocalEngine, available_cores
 from m2raap.core.errors import M2raapError
-from m2raap.core.files import open_atomic, write_json
+from m2raap.core.files import file_sha256, open_atomic, write_json
 from m2raap.core.records import Count, read_record
 from m2raap.core.signed import NPY_ERRORS
 from m2raap.core.strings import Strings
@@ -57,6 +57,7 @@ class TokenStore:
     def __init__(self, folder: Path, digest: str, first: Callable[[Callable[[], Tokens]], Tokens]) -> None:
         self.folder, self.digest, self._first = folder, digest, first
         self.seconds = 0.0  # that tokenising has taken
+        self._whole: set[Path] = set()  # files that were compared with their digest, or written here
 
     def tokens(self, name: str, tokenizer: Tokenizes, texts: Strings, text_length: int | None) -> Tokens:
         """The tokens of the texts, from the file of this name where it has them already."""
@@ -66,7 +67,8 @@ class TokenStore:
         array, state = self.folder / f"{name}.npy", self.folder / f"{name}.json"
         try:
             record = read_record(_State, state) if state.exists() else None
-            if record and record["digest"] == self.digest and record["text_length"] == (text_length or 0):
+            same = record and record["digest"] == self.digest and record["text_length"] == (text_length or 0)
+            if record and same and self._is_whole(array, record["sha256"]):
                 return Tokens(np.load(array, mmap_mode="r", allow_pickle=False), record["num_truncated"])
         except (M2raapError, *NPY_ERRORS):  # damaged: it is made again
             pass
@@ -77,9 +79,18 @@ class TokenStore:
         state.unlink(missing_ok=True)
         with open_atomic(array) as sink:
             np.lib.format.write_array(sink, tokens.ids_NL, allow_pickle=False)
-        record = _State(digest=self.digest, text_length=text_length or 0, num_truncated=tokens.num_truncated)
-        write_json(state, record)
+        sha256 = file_sha256(array)
+        self._whole.add(array)
+        write_json(
+            state,
+            _State(digest=self.digest, text_length=text_length or 0, num_truncated=tokens.num_truncated, sha256=sha256),
+        )
         return Tokens(np.load(array, mmap_mode="r", allow_pickle=False), tokens.num_truncated)
+
+    def _is_whole(self, array: Path, sha256: str) -> bool:
+        if array not in self._whole and file_sha256(array) == sha256:
+            self._whole.add(array)
+        return array in self._whole
 
 
 def tokens_of(
@@ -93,6 +104,7 @@ class _State(TypedDict):
     digest: str
     text_length: Count
     num_truncated: Count
+    sha256: str  # of the array's file
 
 
 def tokenised(tokenizer: Tokenizes, texts: Strings, text_length: int | None = None) -> Tokens:

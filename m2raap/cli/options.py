@@ -118,6 +118,9 @@ def parse_percent(text: str) -> float:
     return value
 
 
+_MOST_GPUS = 1024
+
+
 def parse_devices(text: str | None) -> list[str]:
     """'0-2,5' -> ['cuda:0', 'cuda:1', 'cuda:2', 'cuda:5']; 'cpu' -> ['cpu']."""
     if text and text.strip() == "cpu":
@@ -127,6 +130,8 @@ def parse_devices(text: str | None) -> list[str]:
         match = re.fullmatch(r"(\d+)(?:-(\d+))?", item.strip())
         if not match or (match[2] and int(match[2]) < int(match[1])):
             raise UsageError(f"--devices {text}: expected numbers of GPUs such as 0-7 or 0,2, or cpu")
+        if int(match[2] or match[1]) >= _MOST_GPUS:
+            raise UsageError(f"--devices {text}: no machine has so many GPUs; name some such as 0-7 or 0,2, or cpu")
         devices += [f"cuda:{i}" for i in range(int(match[1]), int(match[2] or match[1]) + 1)]
     return devices
 

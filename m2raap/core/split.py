@@ -13,8 +13,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute
 
+from m2raap.core.errors import M2raapError
 from m2raap.core.files import open_atomic
-from m2raap.core.tables import read_columns, row_group_sizes
+from m2raap.core.tables import part_of, read_columns, row_group_sizes
 from m2raap.core.tombstones import id_hash
 from m2raap.core.view import View
 
@@ -155,6 +156,12 @@ def _frames(view: View, part: int) -> pa.Table:
         table = read_columns(folder, "frames", part, ["clip_id", "times_s"], verify=False)
         if not len(table):
             continue
+        # A part under the name of another is sound in itself, and its clips would only be missed.
+        if any(part_of(clip_id, view.num_parts) != part for clip_id in table["clip_id"].to_pylist()):
+            raise M2raapError(
+                f"{folder}: its part {part} of frames holds clips of another part, so that files were exchanged; restore them, or "
+                "make the stage again with --force"
+            )
         group_N, row_N = _places(row_group_sizes(folder, "frames", part))
         columns: dict[str, Any] = {
             "clip_id": table["clip_id"],

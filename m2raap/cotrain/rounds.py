@@ -22,14 +22,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from m2raap.adapt.checkpoint import Progress
+from m2raap.adapt.checkpoint import DAMAGED, Progress, load_tree, save_tree
 from m2raap.adapt.logs import Logs
 from m2raap.adapt.optim import lr_multiplier, set_rates
 from m2raap.core.ahead import ahead
 from m2raap.core.clusters import CoarseToFine
 from m2raap.core.config import digest, result_settings
 from m2raap.core.errors import M2raapError
-from m2raap.core.files import open_atomic
 from m2raap.core.interrupt import StopRequest, note_kept
 from m2raap.cotrain.clips import Clips
 from m2raap.cotrain.config import CotrainConfig
@@ -217,7 +216,7 @@ def _resumed(cfg: CotrainConfig, scratch: Path, key: str) -> _State:
         return state
     path = finished[-1] / "state.pt"
     try:
-        tree: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        tree = load_tree(path)
         if tree["key"] != key:
             raise M2raapError(
                 f"{path} was written by a run with other settings or other data: remove its folder, or give another --out"
@@ -228,7 +227,7 @@ def _resumed(cfg: CotrainConfig, scratch: Path, key: str) -> _State:
         state.centres = {
             name: CoarseToFine(*(part.numpy() for part in parts)) for name, parts in tree["centres"].items()
         }
-    except (RuntimeError, ValueError, KeyError, TypeError, EOFError, OSError) as error:
+    except (*DAMAGED, TypeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise M2raapError(
             f"{path}: cannot be read ({reason}); remove {finished[-1]} to go on from the round before"
@@ -248,7 +247,6 @@ def _save(state: _State, scratch: Path, key: str) -> None:
         "key": key, "number": state.number, "log_bytes": state.log_bytes, "heads": state.heads.state_dict(),
         "optimiser": state.optimiser.state_dict(), "centres": centres,
     }  # fmt: skip
-    with open_atomic(folder / "state.pt") as sink:
-        torch.save(tree, sink)
+    save_tree(folder / "state.pt", tree)
     for path in sorted(scratch.glob("round-*"))[1:-2]:
         shutil.rmtree(path)

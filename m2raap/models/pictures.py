@@ -24,6 +24,7 @@ Box = tuple[int, int, int, int]  # left, top, right, bottom in pixels
 Crop = Callable[[int, int], Box]  # (width, height) -> the kept part
 _SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n")  # of JPEG and PNG: OpenCV opens many formats
 _MOST_PIXELS = 178_956_970  # as many as Pillow decodes
+_DEEP = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")  # Pillow's modes of more than 8 bits, which it would cut off
 ELONGATED = 32  # ratio of the sides that no film exceeds
 
 
@@ -60,13 +61,17 @@ def pixels_from_jpegs(
             if fast and place and _decode_fast(data, size, resize, crop, pixels[place]):
                 continue
             picture = Image.open(io.BytesIO(data), formats=("JPEG", "PNG"))  # reads the header alone
+            if picture.mode in _DEEP:
+                raise OSError(f"it has {picture.mode} samples, and only 8 bits are read")
             if not fast:
                 pictures.append(picture.convert("RGB"))
                 continue
             size = picture.size
             _decode_fast(data, size, resize, crop, pixels[place])
-        except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
-            raise M2raapError(f"picture {place} of {len(jpegs)} cannot be decoded as JPEG or PNG: {error}") from None
+        # SyntaxError and ValueError: what Pillow raises for a broken PNG.
+        except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            why = "it is another kind of file" if isinstance(error, UnidentifiedImageError) else error
+            raise M2raapError(f"picture {place} of {len(jpegs)} cannot be decoded as JPEG or PNG: {why}") from None
     return pixels if fast else pixels_from_pictures(pictures, resize, crop, pixels)
 
 

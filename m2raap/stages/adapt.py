@@ -81,6 +81,8 @@ class AdaptStage(SingleStage[AdaptConfig]):
 
         def work(target: Path) -> StageOutput:
             # A model folder is complete or absent: this one was finished by a run that ended before it wrote its manifest.
+            if (target / "model" / "model.json").exists():
+                _refuse_lost_log(target, force)
             if not (target / "model" / "model.json").exists():
                 _train(self.cfg, self.shared.decode, view, target, caches, start)
             shutil.rmtree(target / "scratch", ignore_errors=True)
@@ -91,6 +93,19 @@ class AdaptStage(SingleStage[AdaptConfig]):
 
         inputs = model_input(start) if start else None
         run_single_stage(self.name, self.version, self.settings(), folder, work, view=view, inputs=inputs, force=force)
+
+
+def _refuse_lost_log(target: Path, force: bool) -> None:
+    """Raises M2raapError where a finished model has no log of its training; with `force` the model is removed."""
+    try:
+        training_summary(target)
+    except M2raapError as error:
+        if not force:
+            raise M2raapError(
+                f"{error}; without its log the model cannot be reported: train again with --force"
+            ) from None
+        shutil.rmtree(target / "model")
+        (target / "train.jsonl").unlink(missing_ok=True)
 
 
 def _sources(

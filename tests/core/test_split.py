@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from m2raap.core.corpus import write_corpus
-from m2raap.core.split import ORIGINS, SplitTables, open_tables, read_split
+from m2raap.core.errors import M2raapError
+from m2raap.core.split import ORIGINS, SplitTables, open_tables, read_split, read_splits
 from m2raap.core.tables import FRAMES_A_GROUP, part_of, write_part
 from m2raap.core.view import View
 
@@ -105,3 +106,35 @@ def test_places_are_those_of_the_rows_in_the_file_and_some_clips_can_be_taken(vi
     assert max(clip["group"] for clip in clips) > 0 and max(clip["row"] for clip in clips) == FRAMES_A_GROUP - 1
     some = tables.take(np.arange(1, len(clips), 3))
     assert actual(view, some) == actual(view, tables)[1::3]
+
+
+def test_parts_of_frames_that_were_exchanged_are_noticed(view: View) -> None:
+    first, second = (view.folders[0] / "frames" / f"part-{part:05d}.parquet" for part in (0, 1))
+    data = first.read_bytes()
+    first.write_bytes(second.read_bytes())
+    second.write_bytes(data)
+    with pytest.raises(M2raapError, match="files were exchanged"):
+        read_split(view, "train")
+
+
+def test_a_text_names_the_text_of_the_corpus_that_it_comes_from(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    clips = [{"clip_id": "a", "video": "a.mp4", "start_s": None, "end_s": None, "split": "train"}]
+    texts = [text_row("a", 0, rng, origin="raw", active=True, lang="en")]
+    write_corpus(tmp_path / "c", clips, texts, video_root=tmp_path, source={}, num_parts=1)
+    more = {"active": True, "lang": "en", "frame_index": None}
+    rows = [
+        text_row("a", 1, rng, origin="rewrite", parent_text_id="a.0", **more),
+        text_row("a", 2, rng, origin="aux", **more),
+        text_row("a", 3, rng, origin="translation", parent_text_id="gone", **more),
+    ]
+    write_part(tmp_path / "f", "texts", 0, rows)
+    write_part(tmp_path / "f", "frames", 0, [{"clip_id": "a", "times_s": [0.0], "jpegs": [b"x"]}])
+    tables = read_split(View(tmp_path / "c", (tmp_path / "f",)), "train")
+    assert tables.texts["raw_id"].to_pylist() == ["a.0", "a.0", "", ""]
+
+
+def test_clips_without_texts_are_read_where_none_are_needed(view: View) -> None:
+    without = read_splits(view, ["train"], needs_text=False)[0].clips["clip_id"].to_pylist()
+    with_texts = read_split(view, "train").clips["clip_id"].to_pylist()
+    assert set(with_texts) < set(without)

@@ -57,3 +57,16 @@ def test_what_is_no_picture_is_named(fast: bool) -> None:
             pixels_from_jpegs([good, bad], resize, fast=fast)
     with pytest.raises(M2raapError, match="resize_mode 'longest'"):
         pixels_from_jpegs([good], Resize(32, "bicubic", "longest"), fast=fast)
+
+
+@pytest.mark.parametrize("fast", [False, True])
+def test_a_broken_png_and_one_of_16_bits_are_refused(fast: bool) -> None:
+    buffers = []
+    for pixels in (np.zeros((8, 8, 3), np.uint8), np.zeros((8, 8), np.uint16)):
+        buffers.append(io.BytesIO())
+        Image.fromarray(pixels).save(buffers[-1], "PNG")
+    whole = buffers[0].getvalue()
+    broken = [whole[:11] + b"\5" + whole[12:], whole.replace(b"IDAT", b"\0\0\0\0"), whole[:14]]
+    for bad in (*broken, buffers[1].getvalue()):
+        with pytest.raises(M2raapError, match="picture 0 of 1 cannot be decoded"):
+            pixels_from_jpegs([bad], Resize(8, "bicubic", "shortest"), fast=fast)
