@@ -159,8 +159,8 @@ def _frames(view: View, part: int) -> pa.Table:
         # A part under the name of another is sound in itself, and its clips would only be missed.
         if any(part_of(clip_id, view.num_parts) != part for clip_id in table["clip_id"].to_pylist()):
             raise M2raapError(
-                f"{folder}: its part {part} of frames holds clips of another part, so that files were exchanged; restore them, or "
-                "make the stage again with --force"
+                f"{folder}: its part {part} of frames holds clips of another part: files were exchanged; restore them, or make "
+                "the stage again with --force"
             )
         group_N, row_N = _places(row_group_sizes(folder, "frames", part))
         columns: dict[str, Any] = {
