@@ -67,7 +67,6 @@ class CotrainConfig(Config):
         json_schema_extra=HOW,
     )
     seed: int = Field(default=0, description="Seed of everything that co-training draws.")
-    langs: tuple[str, ...] = Field(default=("en", "zh"), min_length=1, description="Languages of the corpus's texts.")
 
     @model_validator(mode="after")
     def _each_once(self) -> CotrainConfig:

@@ -24,7 +24,7 @@ from m2raap.core.whole import StageOutput, run_single_stage
 from m2raap.cotrain.config import CotrainConfig
 from m2raap.models.config import BackboneConfig
 from m2raap.stages.keyframes import KeyframesStage
-from m2raap.stages.shared import SHARED_KEYS, Shared
+from m2raap.stages.shared import Shared
 from m2raap.stages.source import ViewSource
 
 if TYPE_CHECKING:
@@ -45,9 +45,9 @@ class CotrainStage(SingleStage[CotrainConfig]):
     by_default = False
 
     def __init__(self, cfg: CotrainConfig, shared: Shared | None = None) -> None:
-        """Without `shared`, its keys are taken from `cfg`."""
-        shared = shared or Shared(**{key: getattr(cfg, key) for key in SHARED_KEYS})
-        super().__init__(cfg.model_copy(update={key: getattr(shared, key) for key in SHARED_KEYS}), shared)
+        """Without `shared`, backbone and seed are taken from `cfg`."""
+        shared = shared or Shared(backbone=cfg.backbone, seed=cfg.seed)
+        super().__init__(cfg.model_copy(update={"backbone": shared.backbone, "seed": shared.seed}), shared)
 
     def backbones(self) -> list[BackboneConfig]:
         return [self.shared.backbone]

@@ -41,11 +41,13 @@ BASES: dict[str, list[dict[str, Any]]] = {
     "adapt": [
         *({"temporal": {"name": name}} for name in ("mean", "seqtransf", "stan", "adapter", "message")),
         {"lora": {}, "acg": {}, "loss": {"frame_caption": {"weight": 0.5}}},
+        {"harmonize": {}, "loss": {"clip_caption": {"weight": 0.5}}},
         *(
             {"interaction": {"name": name}, "loss": {"interaction": {"weight": 0.5}}}
             for name in ("mug", "caption_guided_mug", "fine")
         ),
     ],
+    "cotrain": [{"temporal": {"name": name}} for name in ("mean", "seqtransf", "stan", "adapter", "message")],
     "embed": [
         {},
         {"captions": True, "rerank": {}},
@@ -57,6 +59,7 @@ NEVER_ALONE = (
     "caption.name",
     "caption.options",  # of code from outside: tests/stages/test_caption_truth.py
     "adapt.temporal.name",
+    "cotrain.temporal.name",
     "adapt.interaction.name",
     "embed.rerank.interaction.name",
     "embed.rerank.interaction.start",
@@ -84,6 +87,8 @@ VALUES: dict[str, list[Any]] = {
     "origin_odds": [{"raw": 2.0}],
     "objective": ["sigmoid", "siglip", "python:a:b"],
     "device": ["cpu"],
+    "gamma": [[0.1, 0.2]],
+    "truth": ["truth.parquet"],
 }
 
 
@@ -170,8 +175,10 @@ HOW_KEYS = {
             "threads",
             "tensorboard",
             "wandb",
+            "harmonize.truth",
         )
     ),
+    "cotrain.threads",
 }
 
 
@@ -221,8 +228,8 @@ def test_what_a_recipe_says_once_is_in_the_digest_of_who_reads_it(key: str) -> N
         if digest(cls(cls.config(), Shared()).settings())
         != digest(cls(cls.config(), Shared().model_copy(update={key: getattr(other, key)})).settings())
     }
-    expected = {"backbone": {"align", "caption", "adapt"}, "langs": {"caption", "rewrite", "adapt"}}
-    assert readers == expected.get(key, {"adapt", "evaluate"})
+    expected = {"backbone": {"align", "caption", "cotrain", "adapt"}, "langs": {"caption", "rewrite", "adapt"}}
+    assert readers == expected.get(key, {"cotrain", "adapt", "evaluate"})
 
 
 def test_another_time_out_decodes_nothing_again(small_world: Path, tmp_path: Path, capsys) -> None:

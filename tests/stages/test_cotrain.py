@@ -160,3 +160,13 @@ def test_a_recipe_adapts_what_cotrain_has_learnt(small_world: Path, tmp_path: Pa
         "1",
     )
     assert "another temporal" in m2raap(*other, "--limit", "30", check=1).stderr
+
+
+def test_the_two_commands(view: View, small_world: Path, tmp_path: Path) -> None:
+    keyframes, short = view.folders[0], ("--set", "cotrain.rounds=1", "--set", "cotrain.num_frames=2")
+    m2raap("cotrain", keyframes, "--out", tmp_path / "T", *short, "--set", "cotrain.coarse=2", "--workers", "1")
+    m2raap("keyframes", small_world / "train", "--out", tmp_path / "K", "--set", "keyframes.k=2", "--limit", "20")
+    steps = ("--set", "adapt.steps=1", "--set", "adapt.num_frames=2", "--set", "adapt.batch_size=4")
+    m2raap("adapt", tmp_path / "K", "--start", tmp_path / "T", "--out", tmp_path / "A", *steps)
+    begun, adapted = (VideoCLIP.load(tmp_path / name / "model").state_dict() for name in ("T", "A"))
+    assert (begun["temporal.out.weight"] - adapted["temporal.out.weight"]).abs().max() < 2e-3
