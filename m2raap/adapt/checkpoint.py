@@ -76,7 +76,7 @@ def save_checkpoint(
 def save_tree(path: Path, tree: dict[str, Any]) -> None:
     """Writes tensors and plain values as a whole or not at all. Raises M2raapError for a full disk, as `open_atomic`."""
     with open_atomic(path) as file:
-        sink = _Sink(file)
+        sink: Any = _Sink(file)
         try:
             torch.save(tree, sink)
         except RuntimeError:
