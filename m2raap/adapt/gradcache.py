@@ -70,9 +70,10 @@ class GradCache:
                 return loss.detached()
             except torch.cuda.OutOfMemoryError:
                 chunk_features = []
+            loss = None  # it holds the graph of the whole batch
             self._clear_gradients(self.of_loss)
             self._halve(share)
-        kept = chunk_features[0] if len(chunk_features) == 1 else None
+        kept = list(chunk_features) if len(chunk_features) == 1 else []
         batch_features = self.dist_context.all_gather(_without_graph(Features.joined(chunk_features)), batch)
         del chunk_features
         leaves = batch_features.replace(
@@ -106,12 +107,14 @@ class GradCache:
                 pass  # the exception has to be released, and the tensors that it holds with it, before the chunks get smaller
             self._halve(share)
 
-    def _second_pass(self, share: Chunk, encode: Encode, kept: Features | None, gradients: dict[str, Tensor]) -> None:
+    def _second_pass(self, share: Chunk, encode: Encode, kept: list[Features], gradients: dict[str, Tensor]) -> None:
+        """`kept`: the features of the only chunk, with their graph; else empty. It is emptied where memory runs out."""
+        features: Features | None = None
         while True:
             chunks = cut(share, self.micro)
             try:
                 for chunk in chunks:
-                    features = kept if kept is not None else encode(*chunk)
+                    features = kept[0] if kept else encode(*chunk)
                     # Sums that have been sent cannot be taken back: only where the step before fitted into memory.
                     if chunk == chunks[-1] and self._proven == self._chunk(share):
                         self._sum.arm()
@@ -123,7 +126,9 @@ class GradCache:
                         "out of GPU memory in the middle of a step that fitted before: another program uses this GPU; the same "
                         "command resumes, or lower adapt.micro_batch"
                     ) from None
-                kept = None
+                self._sum.disarm()  # else the first part of the repeated pass would send its gradients alone
+                kept.clear()
+            features = None  # the graph of the failed pass, which the repeated one needs the memory of
             self._clear_gradients(self.learning)
             self._halve(share)
 

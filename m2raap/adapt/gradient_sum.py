@@ -44,6 +44,11 @@ class GradientSum:
         self._armed = bool(self._buckets)
         self._missing = [len(bucket) for bucket in self._buckets]
 
+    def disarm(self) -> None:
+        """The backward pass that was the last one has failed before anything was sent, and is repeated in parts."""
+        assert not self.is_under_way
+        self._armed = False
+
     def finish(self) -> None:
         """Sends what was not sent, and puts the sums into `.grad`. Raises M2raapError where another process died."""
         self._armed = False

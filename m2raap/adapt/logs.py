@@ -96,7 +96,8 @@ class LateNumbers:
         self._host = torch.empty(on_device.shape, dtype=torch.float64, pin_memory=True)
         self._host.copy_(on_device, non_blocking=True)
         self._event = torch.cuda.Event()
-        self._event.record()
+        # The current stream is that of the current device, which may be another GPU.
+        self._event.record(torch.cuda.current_stream(device))
 
     def read(self) -> dict[str, float]:
         if self._event is not None:

@@ -36,10 +36,13 @@ class Decoding:
         self._engine: LocalEngine | None = None
         self._threads: ThreadPoolExecutor | None = None
         self._lock = threading.Lock()
+        self._is_closed = False
 
     @property
     def executor(self) -> Executor:
         with self._lock:  # two threads read ahead
+            if self._is_closed:
+                raise RuntimeError("the decoders are closed")  # to a thread that nobody waits for any more
             if self.processes:
                 self._engine = self._engine or LocalEngine(self.processes)
                 return self._engine.pool()
@@ -47,6 +50,8 @@ class Decoding:
             return self._threads
 
     def close(self) -> None:
+        with self._lock:
+            self._is_closed = True
         if self._engine is not None:
             self._engine.close()
         if self._threads is not None:

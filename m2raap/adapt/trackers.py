@@ -58,7 +58,12 @@ class _Wandb:
             ) from None
         settings: dict[str, Any] = {"project": cfg.wandb, "dir": str(out), "config": cfg.model_dump(mode="json")}
         # A run that goes on after an interruption is the same run there.
-        self._run = wandb.init(id=key[:16], name=out.parent.name, resume="allow", **settings)
+        try:
+            self._run = wandb.init(id=key[:16], name=out.parent.name, resume="allow", **settings)
+        except wandb.Error as error:
+            raise M2raapError(
+                f"adapt.wandb: Weights & Biases refuses the run ({error}); log in with 'wandb login', or set WANDB_MODE=offline"
+            ) from None
 
     def add(self, step: int, numbers: dict[str, float]) -> None:
         self._run.log({**numbers, "step": step})

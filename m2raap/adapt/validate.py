@@ -50,7 +50,8 @@ def ranks_with_ties(query_QE: Tensor, gallery_NE: Tensor, target_Q: Tensor) -> t
     Raises M2raapError for vectors with NaN or infinity: no comparison with them holds, so that they would count as found.
     """
     blocks = [slice(start, start + RANKED_AT_ONCE) for start in range(0, len(query_QE), RANKED_AT_ONCE)]
-    ranked = [ranks_by_score(query_QE[rows] @ gallery_NE.T, target_Q[rows]) for rows in blocks]
+    with torch.autocast(query_QE.device.type, enabled=False):  # in 16 bits many scores would be ties
+        ranked = [ranks_by_score(query_QE[rows].float() @ gallery_NE.float().T, target_Q[rows]) for rows in blocks]
     above, ties = zip(*ranked, strict=True)
     return torch.cat(above), torch.cat(ties)
 
