@@ -143,9 +143,7 @@ def run_command_line() -> int:
         _report(f"m2raap: {error}")
         return error.exit_code
     except BrokenPipeError:
-        # The program that reads the output has closed it.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+        return _pipe_closed()
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             where = f"{error.filename}: " if error.filename else ""
@@ -168,12 +166,20 @@ def run_command_line() -> int:
             return _bug()
         _report(f"m2raap: {error.object}: this path is not UTF-8; rename the file or folder")
         return 1
-    except SystemExit:  # m2raap never raises it here: code of the user's, or a library, asked Python to end
+    except SystemExit as end:  # m2raap never raises it here: code of the user's, or a library, asked Python to end
+        if isinstance(end.__context__, BrokenPipeError):  # typer ends so
+            return _pipe_closed()
         return _bug()
     except Exception as error:
         return _click_error(error)
     finally:
         extension.allow_code(False)  # several commands of one process do not share the permission
+
+
+def _pipe_closed() -> int:
+    """The program that reads the output has closed it: Python writes the rest nowhere. Returns the exit code."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 1
 
 
 def _is_path_of_bytes(text: str) -> bool:

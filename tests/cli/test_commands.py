@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -65,3 +67,9 @@ def test_options_have_help() -> None:
     for names, command in COMMANDS.items():
         for parameter in command.params:
             assert getattr(parameter, "help", None), (names, parameter.name)
+
+
+def test_a_closed_pipe_is_no_bug() -> None:
+    script = f"{sys.executable} -m m2raap.cli.main recipe show demo | true; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=False)
+    assert "bug" not in done.stderr and done.returncode in (0, 1)
