@@ -94,7 +94,7 @@ def make_world(
             pool.shutdown(wait=True, cancel_futures=True)
             raise
     _write_truth(plans, num_frames, out)
-    write_wrong_texts(plans, out)
+    _write_wrong_texts(plans, out)
     write_shots(plans, cfg, out)
     if cfg.sound:
         write_sounds(plans, cfg, out)
@@ -142,7 +142,7 @@ def truth_rows(plans: list[Planned]) -> list[dict[str, Any]]:
     return rows
 
 
-def write_wrong_texts(plans: list[Planned], out: Path) -> None:
+def _write_wrong_texts(plans: list[Planned], out: Path) -> None:
     """Writes out/wrong_texts.parquet: text_id and whether the text is wrong (1 or 0), so that --scores can give it to a recipe
     that is to know."""
     import pyarrow as pa

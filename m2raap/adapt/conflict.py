@@ -48,7 +48,7 @@ class ConflictMeans:
         return np.where(counts > 0, sums / np.maximum(counts, 1), np.nan), counts
 
 
-def write_conflict(path: Path, raw_ids: Strings | Sequence[str], mean_N: np.ndarray, count_N: np.ndarray) -> None:
+def write_conflict(path: Path, raw_ids: Strings, mean_N: np.ndarray, count_N: np.ndarray) -> None:
     """Writes text_id, conflict, conflict_draws, by id. `raw_ids`: of every text that of the raw text that it comes from.
 
     The versions of a raw text count together; a text that was never measured, or comes from no raw text, has no row.
@@ -57,8 +57,9 @@ def write_conflict(path: Path, raw_ids: Strings | Sequence[str], mean_N: np.ndar
     import pyarrow.parquet as pq
 
     rows = np.flatnonzero(count_N > 0)
-    rows = rows[np.array([raw_ids[row] != "" for row in rows.tolist()], bool)]
-    ids, place = np.unique(np.array([raw_ids[row] for row in rows.tolist()], object), return_inverse=True)
+    ids_N = np.array(raw_ids.take(rows), object)
+    rows, ids_N = rows[ids_N != ""], ids_N[ids_N != ""]
+    ids, place = np.unique(ids_N, return_inverse=True)
     draws = np.bincount(place, weights=count_N[rows], minlength=len(ids)).astype(np.int64)
     sums = np.bincount(place, weights=mean_N[rows] * count_N[rows], minlength=len(ids))
     columns = {
@@ -74,11 +75,12 @@ def write_conflict(path: Path, raw_ids: Strings | Sequence[str], mean_N: np.ndar
 class Truth:
     """Which texts are wrong, by a table of a made corpus, so that the log of a training says how well conflict finds them."""
 
-    def __init__(self, path: Path, raw_ids: Strings | Sequence[str], langs_N: Sequence[str]) -> None:
+    def __init__(self, path: Path, raw_ids: Strings, langs_N: Sequence[str]) -> None:
         """Raises M2raapError for a file that has no column `id`."""
         wrong = _ids(path)
-        self._is_wrong_N = np.array([text_id in wrong for text_id in raw_ids], bool)
-        self._is_raw_N = np.array([text_id != "" for text_id in raw_ids], bool)
+        ids_N = list(raw_ids)
+        self._is_wrong_N = np.array([text_id in wrong for text_id in ids_N], bool)
+        self._is_raw_N = np.array([text_id != "" for text_id in ids_N], bool)
         self._langs_N = np.asarray(langs_N)
 
     def aucs(self, mean_N: np.ndarray) -> dict[str, float]:

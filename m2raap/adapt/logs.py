@@ -24,7 +24,7 @@ class Logs:
     def __init__(self, out: Path, progress: Progress, trackers: list[Tracker]) -> None:
         """Opens the files. train.jsonl is cut to its length at the checkpoint that the run resumes from."""
         path = out / "train.jsonl"
-        refuse_other_log(path, progress.log_bytes)
+        _refuse_other_log(path, progress.log_bytes)
         self.train: BinaryIO = path.open("r+b" if path.exists() else "w+b")
         self.train.truncate(progress.log_bytes)
         self.train.seek(progress.log_bytes)
@@ -64,7 +64,7 @@ class Logs:
             file.close()
 
 
-def refuse_other_log(path: Path, num_bytes: int) -> None:
+def _refuse_other_log(path: Path, num_bytes: int) -> None:
     """Raises M2raapError where the log does not begin with the `num_bytes` bytes of lines that a checkpoint knows."""
     known = b""
     if path.exists():

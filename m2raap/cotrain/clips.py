@@ -1,6 +1,6 @@
 """The clips that co-training reads, and the vectors of any of them in every modality.
 
-N clips, E size of a modality's vectors.
+N clips, B clips of a batch, T frames, E size of a modality's vectors.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from m2raap.adapt.distributed import DistContext
 from m2raap.adapt.pixels import Decoding
@@ -33,6 +34,11 @@ class Clips:
     frames: FrameReader
     senses: Senses
 
+    def video_vectors(self, clip: VideoCLIP, inputs: Tensor, mask_BT: Tensor) -> Tensor:
+        """Unit video vectors (B, E) of what `frames` has read, by a model on the device of `inputs`."""
+        levels = self.frames.levels(clip, inputs, mask_BT)
+        return clip.pool(clip.frame_vectors(levels, mask_BT), mask_BT)
+
 
 def open_frames(cfg: CotrainConfig, source: PairSource, clip: VideoCLIP, caches: Path, report: Report) -> FrameReader:
     """What reads the frames: a cache of what frozen layers make of them, where it is not too large."""
@@ -53,11 +59,8 @@ def encode(towers: Towers, clips: Clips, rows: np.ndarray, raw_senses: bool = Fa
     batches = [rows[start : start + BATCH_CLIPS] for start in range(0, len(rows), BATCH_CLIPS)]
     read = ahead(clips.frames.batch, batches, threads=1, num_ahead=2)
     for batch, (inputs, mask_BT) in zip(batches, read, strict=True):
-        mask_BT = mask_BT.to(place)
-        levels = clips.frames.levels(towers.clip, inputs.to(place), mask_BT)
-        vectors["frames"].append(
-            towers.clip.pool(towers.clip.frame_vectors(levels, mask_BT), mask_BT).float().cpu().numpy()
-        )
+        video_BE = clips.video_vectors(towers.clip, inputs.to(place), mask_BT.to(place))
+        vectors["frames"].append(video_BE.float().cpu().numpy())
         for sense, tower in towers.senses.items():
             values = clips.senses.batch(sense, batch)
             vector = raw_features(sense, values) if raw_senses else tower(values.to(place)).float().cpu()

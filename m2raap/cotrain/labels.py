@@ -21,25 +21,25 @@ class Labels:
     coarse: dict[str, np.ndarray]
     fine: dict[str, np.ndarray]
 
-    def agreement(self) -> dict[str, np.ndarray]:
-        """(N,) cluster_pmi of the coarse clusters of frames and of each other modality; NaN for a clip without one."""
-        scores = {}
-        for sense in self.coarse.keys() - {"frames"}:
-            score_N = np.full(len(self.coarse[sense]), np.nan)
-            both = np.flatnonzero((self.coarse[sense] >= 0) & (self.coarse["frames"] >= 0))
-            score_N[both] = cluster_pmi(self.coarse["frames"][both], self.coarse[sense][both])
-            scores[sense] = score_N
-        return scores
+    def agreement(self, first: str, second: str) -> np.ndarray:
+        """(N,) cluster_pmi of the coarse clusters of two modalities; NaN for a clip without one of them."""
+        score_N = np.full(len(self.coarse[first]), np.nan)
+        both = np.flatnonzero((self.coarse[first] >= 0) & (self.coarse[second] >= 0))
+        score_N[both] = cluster_pmi(self.coarse[first][both], self.coarse[second][both])
+        return score_N
+
+    def agreement_of_frames(self) -> dict[str, np.ndarray]:
+        """`agreement` of frames with each other modality, by its name."""
+        return {sense: self.agreement("frames", sense) for sense in self.coarse if sense != "frames"}
 
     def mutual_information(self) -> dict[str, float]:
         """Of each pair of modalities the mean cluster_pmi of coarse clusters: how much they tell of each other."""
         means = {}
         for first, second in combinations(sorted(self.coarse), 2):
-            both = (self.coarse[first] >= 0) & (self.coarse[second] >= 0)
-            if both.sum() > 1:
-                means[f"{first}-{second}"] = float(
-                    cluster_pmi(self.coarse[first][both], self.coarse[second][both]).mean()
-                )
+            score_N = self.agreement(first, second)
+            known = ~np.isnan(score_N)
+            if known.sum() > 1:
+                means[f"{first}-{second}"] = float(score_N[known].mean())
         return means
 
 

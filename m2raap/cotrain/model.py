@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from m2raap.adapt.config import AdaptConfig
 from m2raap.adapt.optim import choose_trained, parameter_groups
 from m2raap.cotrain.config import CotrainConfig
-from m2raap.cotrain.towers import TOWERS, Heads
+from m2raap.cotrain.towers import SIZE, TOWERS, Heads
 from m2raap.models.families import load_backbone
 from m2raap.models.video_clip import VideoCLIP
 from m2raap.models.weights_file import save_weights
@@ -29,7 +29,7 @@ class Towers(nn.Module):
 
     def sizes(self) -> dict[str, int]:
         """Of each modality the size of its vectors."""
-        return {"frames": self.clip.backbone.embed_dim} | {sense: 128 for sense in self.senses}
+        return {"frames": self.clip.backbone.embed_dim} | dict.fromkeys(self.senses, SIZE)
 
     def save(self, folder: Path) -> None:
         """Writes the folder as a whole or not at all."""
@@ -77,7 +77,7 @@ def make_optimiser(towers: Towers, heads: Heads, cfg: CotrainConfig) -> torch.op
             weights = [p for p in module.parameters() if (p.ndim >= 2) == decayed]
             rate = {"name": "new", "base_lr": cfg.lr_new, "weight_decay": cfg.weight_decay * decayed}
             groups += [{"params": weights, **rate}] if weights else []
-    return torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.98), eps=1e-8)
+    return torch.optim.AdamW(groups, lr=0.0, betas=adapt.betas, eps=1e-8)
 
 
 def away(video_BE: Tensor, start_BE: Tensor) -> Tensor:

@@ -16,7 +16,6 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -25,6 +24,7 @@ from torch import Tensor
 from m2raap.adapt.checkpoint import DAMAGED, Progress, load_tree, save_tree
 from m2raap.adapt.logs import Logs
 from m2raap.adapt.optim import lr_multiplier, set_rates
+from m2raap.adapt.readers import Report
 from m2raap.core.ahead import ahead
 from m2raap.core.clusters import CoarseToFine
 from m2raap.core.config import digest, result_settings
@@ -36,10 +36,10 @@ from m2raap.cotrain.labels import Labels, label_window
 from m2raap.cotrain.model import Towers, away, load_towers, make_optimiser, new_towers
 from m2raap.cotrain.towers import Heads
 from m2raap.cotrain.windows import window_rows
+from m2raap.models.video_clip import VideoCLIP
 
 # From clips and the number of a round to their vectors in every modality, by the towers in `round_folder`.
 EmbedWindow = Callable[[np.ndarray, int], dict[str, np.ndarray]]
-Report = Callable[[str, int, int], None]
 
 
 def round_folder(scratch: Path, number: int) -> Path:
@@ -124,7 +124,7 @@ def _steps_a_round(cfg: CotrainConfig, num_clips: int) -> int:
 def _round(
     cfg: CotrainConfig,
     state: _State,
-    start: Any,
+    start: VideoCLIP,
     clips: Clips,
     num_clips: int,
     embed: EmbedWindow,
@@ -142,6 +142,8 @@ def _round(
     logs.write({"round": number, "step": number * per_round, "together": labels.mutual_information()})
     total = cfg.rounds * per_round
     towers, optimiser = state.towers.train(), state.optimiser
+    towers.clip.backbone.eval()
+    learning = [p for group in optimiser.param_groups for p in group["params"]]
     torch.manual_seed(cfg.seed * 1_000_003 + number)  # of drop path
     place = towers.clip.backbone.device
     batches = list(_batches(cfg, len(rows), per_round, number))
@@ -149,11 +151,8 @@ def _round(
     for place_in_round, (batch, (inputs, mask_BT)) in enumerate(zip(batches, read, strict=True), 1):
         step = number * per_round + place_in_round
         rates = set_rates(optimiser, lr_multiplier(step, total, cfg.warmup, cfg.lr_floor))
-        mask_BT = mask_BT.to(place)
-        inputs = inputs.to(place)
-        towers.clip.backbone.eval()
-        levels = clips.frames.levels(towers.clip, inputs, mask_BT)
-        video_BE = towers.clip.pool(towers.clip.frame_vectors(levels, mask_BT), mask_BT)
+        on_place = (inputs.to(place), mask_BT.to(place))
+        video_BE = clips.video_vectors(towers.clip, *on_place)
         of_batch = {"frames": video_BE}
         for sense, tower in towers.senses.items():
             of_batch[sense] = tower(clips.senses.batch(sense, rows[batch]).to(place))
@@ -164,14 +163,11 @@ def _round(
         loss = of_clusters = state.heads.loss(of_batch, label_B, cfg.temperature)
         if cfg.keep_close:
             with torch.no_grad():
-                levels = clips.frames.levels(start, inputs, mask_BT)
-                start_BE = start.pool(start.frame_vectors(levels, mask_BT), mask_BT)
+                start_BE = clips.video_vectors(start, *on_place)
             loss = loss + cfg.keep_close * away(video_BE, start_BE)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
-        grad_norm = torch.nn.utils.clip_grad_norm_(
-            [p for group in optimiser.param_groups for p in group["params"]], cfg.clip_norm
-        )
+        grad_norm = torch.nn.utils.clip_grad_norm_(learning, cfg.clip_norm)
         optimiser.step()
         line = {
             "step": step,

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from m2raap.video.motion import GRID, MOTION_SHAPE, NUM_SEGMENTS
-from m2raap.video.sound import FLOOR_DB, NUM_BANDS
+from m2raap.video.sound import FLOOR_DB, SOUND_SHAPE
 
 WIDTH, SIZE = 64, 128
 _USUAL_FLOW = 0.25  # long sides of the picture a second
@@ -61,7 +61,7 @@ class SoundTower(nn.Module):
 
 
 TOWERS: dict[str, type[MotionTower] | type[SoundTower]] = {"motion": MotionTower, "sound": SoundTower}
-SHAPES: dict[str, tuple[int, ...]] = {"motion": MOTION_SHAPE, "sound": (96, NUM_BANDS)}
+SHAPES: dict[str, tuple[int, ...]] = {"motion": MOTION_SHAPE, "sound": SOUND_SHAPE}
 
 
 def raw_features(sense: str, values: Tensor) -> Tensor:

@@ -171,7 +171,7 @@ def _write_clusters(path: Path, clip_ids: list[str], labels: Labels) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    agreement = labels.agreement()
+    agreement = labels.agreement_of_frames()
     columns: dict[str, Any] = {"clip_id": pa.array(clip_ids, pa.string())}
     for name in labels.coarse:
         for kind, part in (("coarse", labels.coarse), ("fine", labels.fine)):

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 # Containers of which FFmpeg has no index but of the packets that it has read. Joined files hold times more than once, so that a
 # seek to the first one may end in the middle.
-_WITHOUT_INDEX = ("mpegts", "mpeg", "flv", "ogg")
-_MAX_ERRORS_IN_A_ROW = 256  # after this many the demuxer is taken to make no progress
+WITHOUT_INDEX = ("mpegts", "mpeg", "flv", "ogg")
+MAX_ERRORS_IN_A_ROW = 256  # after this many the demuxer is taken to make no progress
 
 
 @dataclass(slots=True)
@@ -131,7 +131,7 @@ def seek_before(opened: OpenVideo, start_s: float) -> None:
         # The I-frame after a seek may come too early by as many frames: see in_display_order. Files whose frames have different
         # lengths state a high rate.
         start_s = max(0.0, start_s - (MAX_RUN + 1) / min(opened.fps or 25.0, 25.0))
-    if opened.format_name in _WITHOUT_INDEX and start_s <= opened.first_s:
+    if opened.format_name in WITHOUT_INDEX and start_s <= opened.first_s:
         with suppress(av.error.FFmpegError):
             opened.rewind()  # times may occur more than once in the file
             return
@@ -168,7 +168,7 @@ def _need_room_for_a_frame(context: Any) -> None:
 
 
 def _tolerant(opened: OpenVideo, keys_only: bool) -> Iterator[tuple[VideoFrame | None, bool]]:
-    """All frames; None for each failure to read or decode a packet. Stops after _MAX_ERRORS_IN_A_ROW failures in a row.
+    """All frames; None for each failure to read or decode a packet. Stops after MAX_ERRORS_IN_A_ROW failures in a row.
 
     With each frame: whether it may be predicted from lost data.
     """
@@ -179,7 +179,7 @@ def _tolerant(opened: OpenVideo, keys_only: bool) -> Iterator[tuple[VideoFrame |
     aspects = PixelAspects(stream.codec_context, *opened.pixel_aspect)
     failures = 0
     packets = opened.packets()
-    while failures <= _MAX_ERRORS_IN_A_ROW:
+    while failures <= MAX_ERRORS_IN_A_ROW:
         try:
             packet = next(packets)
         except (StopIteration, av.error.EOFError):

@@ -15,9 +15,11 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from m2raap.video.container import OpenContainer, open_container
+from m2raap.video.decode import MAX_ERRORS_IN_A_ROW, WITHOUT_INDEX
 from m2raap.video.limits import SOUND_CODECS, Refused, VideoConfig
 
 NUM_SEGMENTS, NUM_BANDS = 96, 64
+SOUND_SHAPE = (NUM_SEGMENTS, NUM_BANDS)
 SOUND_BYTES = NUM_SEGMENTS * NUM_BANDS * 2  # float16
 FLOOR_DB, CEILING_DB = -100.0, 60.0  # of silence, and more than the loudest sound has
 _WINDOW_S = 0.025
@@ -25,10 +27,8 @@ _STEPS_S = (0.005, 0.02)  # least and most time between two windows; two a segme
 _LOWEST_HZ, _HIGHEST_HZ = 60.0, 7600.0
 _UNIT_HZ = 16_000  # power is that of a band of white noise which is sampled at this rate
 _RATES_HZ = (1_000, 768_000)
-_MOST_ERRORS_IN_A_ROW = 256
 _MOST_JUMP_S = 0.1  # by which a frame's time may differ from the end of the frame before it
 _FRAMES_AT_ONCE = 64  # decoded frames that are joined before windows are taken
-_WITHOUT_INDEX = ("mpegts", "mpeg", "flv", "ogg")
 
 
 @dataclass(frozen=True)
@@ -134,14 +134,14 @@ def _frames(within: OpenContainer, stream: Any, first_s: float, start_s: float) 
     import av.error
 
     container = within.container
-    if start_s > 0 and container.format.name.split(",")[0] not in _WITHOUT_INDEX:
+    if start_s > 0 and container.format.name.split(",")[0] not in WITHOUT_INDEX:
         try:
             container.seek(int((first_s + max(0.0, start_s - 0.5)) * 1e6))
         except av.error.FFmpegError:
             container.seek(0)
     failures = 0
     packets = container.demux(stream)
-    while failures <= _MOST_ERRORS_IN_A_ROW:
+    while failures <= MAX_ERRORS_IN_A_ROW:
         try:
             packet = next(packets)
             frames = packet.decode()
@@ -195,10 +195,10 @@ class _Power:
         if not len(known):
             return Sound("none")
         mean_SF = self._sum_SF / np.maximum(self._count_S, 1)[:, None]
-        # A clip of less than half a second has fewer windows than segments: those between two have the one before them.
-        before = known[np.maximum(np.searchsorted(known, np.arange(known[-1] + 1), "right") - 1, 0)]
-        is_short = self._length_s / NUM_SEGMENTS < _STEPS_S[0]
-        mean_SF[: known[-1] + 1] = mean_SF[before] if is_short else mean_SF[: known[-1] + 1]
+        if self._length_s / NUM_SEGMENTS < _STEPS_S[0]:
+            # So short a clip has fewer windows than segments: those between two have the one before them.
+            before = known[np.maximum(np.searchsorted(known, np.arange(known[-1] + 1), "right") - 1, 0)]
+            mean_SF[: known[-1] + 1] = mean_SF[before]
         db_SF = 10 * np.log10(mean_SF + 10 ** (FLOOR_DB / 10))
         return Sound("ok", np.clip(db_SF, FLOOR_DB, CEILING_DB).astype(np.float16))
 

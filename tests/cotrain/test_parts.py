@@ -106,7 +106,10 @@ def test_a_clip_without_a_modality_has_no_cluster_of_it() -> None:
     sound[::4] = 0
     labels, centres = label_window({"frames": frames, "sound": sound}, 3, 2, 0, {})
     assert (labels.coarse["sound"][::4] == -1).all() and (labels.fine["sound"][1::4] >= 0).all()
-    assert np.isnan(labels.agreement()["sound"][::4]).all() and not np.isnan(labels.agreement()["sound"][1]).any()
+    assert (
+        np.isnan(labels.agreement_of_frames()["sound"][::4]).all()
+        and not np.isnan(labels.agreement_of_frames()["sound"][1]).any()
+    )
     rows = np.flatnonzero(labels.coarse["sound"] >= 0)
     expected = coarse_to_fine(centred(sound)[rows], 3, 2, 0)
     np.testing.assert_array_equal(expected.assign(centred(sound)[rows])[1], labels.fine["sound"][rows])
