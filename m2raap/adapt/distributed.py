@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from m2raap.adapt.objective import Features
 
 T = TypeVar("T")
+# torch 2.14 has renamed it.
+_all_gather: Any = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
 # How long a process waits for the data stages of the main process. That another process died is noticed at once.
 PATIENCE = timedelta(days=30)
 
@@ -74,7 +76,7 @@ class DistContext:
         if len(rows) < most:  # the calls of the library take shares of one size
             numbers = torch.cat([numbers, numbers.new_zeros(most - len(rows), *rows.shape[1:])])
         gathered = numbers.new_empty(self.world_size * most, *rows.shape[1:])
-        self._guarded(lambda: dist.all_gather_into_tensor(gathered, numbers))
+        self._guarded(lambda: _all_gather(gathered, numbers))
         if min(sizes) < most:
             blocks = gathered.split(most)
             gathered = torch.cat([block[:size] for block, size in zip(blocks, sizes, strict=True)])
@@ -127,7 +129,7 @@ class DistContext:
         """Gives all processes the weights of the main process."""
         with torch.no_grad():
             for p in weights:
-                self.broadcast(p.data)
+                p.copy_(self.broadcast(p.data))  # a weight that is not contiguous was sent as a copy
 
     def assert_same(self, what: str, digest: str) -> None:
         """Raises M2raapError where `digest` differs from that of the main process; `what` names what differs."""
@@ -204,6 +206,16 @@ class _SharedRows(torch.autograd.Function):
         return gradient[slice(*ctx.share)] * ctx.world_size, None, None
 
 
+def local_gpu(dist_context: DistContext) -> str:
+    """The GPU of this process, of those of its machine. Raises M2raapError where there are fewer GPUs than processes."""
+    if dist_context.local_rank >= (count := torch.cuda.device_count()):
+        raise M2raapError(
+            f"process {dist_context.local_rank} of {dist_context.local_world_size} on this machine has no GPU: there are "
+            f"{count}: start as many processes (torchrun --nproc_per_node {count}), or set adapt.device to cpu"
+        )
+    return f"cuda:{dist_context.local_rank}"
+
+
 @cache
 def join() -> DistContext:
     """The context that the launcher's environment describes (RANK, WORLD_SIZE and so on, as torchrun sets them)."""
@@ -211,7 +223,7 @@ def join() -> DistContext:
         return DistContext()
     store, rank, size = next(rendezvous("env://", timeout=PATIENCE))
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
-    if torch.cuda.is_available():
+    if local_rank < torch.cuda.device_count():  # else `local_gpu` refuses, unless the CPU trains
         torch.cuda.set_device(local_rank)
     return start(rank, size, store, local_rank, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 

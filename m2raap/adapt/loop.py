@@ -16,11 +16,12 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import torch
 
-from m2raap.adapt.checkpoint import put_weights, save_checkpoint, trained_weights
+from m2raap.adapt.checkpoint import Progress, put_weights, save_checkpoint, trained_weights
 from m2raap.adapt.config import AdaptConfig
 from m2raap.adapt.conflict import write_conflict
 from m2raap.adapt.distributed import DistContext
@@ -30,7 +31,8 @@ from m2raap.adapt.logs import DoneStep, LateNumbers
 from m2raap.adapt.lora import merge_lora, refuse_unreached
 from m2raap.adapt.loss_config import CONFLICT_FILE
 from m2raap.adapt.optim import lr_multiplier, set_rates
-from m2raap.adapt.prepare import prepare
+from m2raap.adapt.pixels import Decoding, decoder_processes
+from m2raap.adapt.prepare import prepare, training_device
 from m2raap.adapt.readers import Report, open_decoders
 from m2raap.adapt.sources import PairSource
 from m2raap.adapt.state import TrainState
@@ -84,8 +86,17 @@ def adapt(
     and a checkpoint of other settings or data.
     """
     report = progress or (lambda what, done, total: None)
-    with _threads(cfg.threads), open_decoders(cfg, source) as decoders:
-        state = prepare(cfg, source, val_source, out, report, dist_context or DistContext(), caches, decoders, start)
+    dist_context = dist_context or DistContext()
+    local = dist_context.local_world_size
+    on_gpu = training_device(cfg, dist_context) != "cpu"
+    with (
+        _threads(cfg.threads),
+        _GpuFaults(dist_context.rank) as faults,
+        contextlib.closing(Decoding(decoder_processes(cfg.decoders, on_gpu, local))) as decoding,
+        open_decoders(cfg, source, local) as decoders,
+    ):
+        state = prepare(cfg, source, val_source, out, report, dist_context, decoding, caches, decoders, start)
+        faults.progress = state.progress
         try:
             if state.progress.step == 0:
                 _validate_and_keep(state)
@@ -94,7 +105,7 @@ def adapt(
                 line = {"prepared": state.progress.step, "seconds": seconds, "tokenise_s": state.tokenise_s}
                 state.logs.write_timing(line)
             training = _Training(state, report)
-            with StopRequest() as stop, _lost_gpu(state):
+            with StopRequest() as stop:
                 while state.progress.step < state.steps:
                     step = state.progress.step + 1
                     if stop_after is not None and step > stop_after:
@@ -305,19 +316,32 @@ def _write_model(state: TrainState, result: AdaptResult) -> None:
     shutil.rmtree(state.out / "scratch")
 
 
-@contextlib.contextmanager
-def _lost_gpu(state: TrainState) -> Iterator[None]:
-    """Raises M2raapError for a GPU that fails while this process trains."""
-    try:
-        yield
-    except RuntimeError as error:  # also AcceleratorError
-        device = state.model.backbone.device
-        if device.type != "cuda" or isinstance(error, torch.cuda.OutOfMemoryError) or "CUDA" not in str(error):
-            raise
+class _GpuFaults:
+    """Raises M2raapError where a GPU fails in the block, or its memory runs out where smaller chunks are no help."""
+
+    def __init__(self, rank: int) -> None:
+        self.rank = rank
+        self.progress: Progress | None = None  # None: the training is being prepared
+
+    def __enter__(self) -> _GpuFaults:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if not isinstance(error, RuntimeError) or "CUDA" not in str(error):  # also AcceleratorError
+            return
+        at = "before the first step" if self.progress is None else f"after step {self.progress.step}"
         reason = " ".join(str(error).split())[:200]
+        if isinstance(error, torch.cuda.OutOfMemoryError):
+            raise M2raapError(
+                f"the memory of the GPU of process {self.rank} ran out {at} ({reason}): another program uses it, or model and "
+                "optimiser are too large for it; lower adapt.train_vision_layers, set adapt.train_text to false, or take "
+                "adapt.lora; the same command resumes"
+            ) from None
         raise M2raapError(
-            f"the GPU {device} of process {state.dist_context.rank} failed after step {state.progress.step} ({reason}); the same "
-            "command resumes from the last checkpoint, on other GPUs or another number of them, too"
+            f"the GPU of process {self.rank} failed {at} ({reason}); the same command resumes from the last checkpoint, on other "
+            "GPUs or another number of them, too"
         ) from None
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from m2raap.adapt.clauses import clauses, swapped
 from m2raap.adapt.texts import encode_rows
-from m2raap.adapt.tokens import Tokenizes, Tokens, tokenised
+from m2raap.adapt.tokens import Tokenizes, Tokens, TokenStore, tokens_of
 from m2raap.core.strings import Strings
 from m2raap.models.video_clip import VideoCLIP
 
@@ -45,8 +45,10 @@ class OrderTexts:
         return int((self.rows_N3[:, FIRST] >= 0).sum())
 
 
-def order_texts(texts: Iterable[str], tokenizer: Tokenizes, text_length: int | None = None) -> OrderTexts:
-    """The events of these texts, cut to `text_length` tokens (None: the model's own).
+def order_texts(
+    texts: Iterable[str], tokenizer: Tokenizes, text_length: int | None = None, store: TokenStore | None = None
+) -> OrderTexts:
+    """The events of these texts, cut to `text_length` tokens (None: the model's own). `store` keeps the tokens; None: in memory.
 
     A text whose two events are in the same words has none: no order can be told by them.
     """
@@ -62,4 +64,4 @@ def order_texts(texts: Iterable[str], tokenizer: Tokenizes, text_length: int | N
         rows.append(places + [-1] * (3 - len(places)))
     distinct = list(numbers)
     rows_N3 = np.array(rows, np.int64).reshape(-1, 3)
-    return OrderTexts(distinct, tokenised(tokenizer, Strings.of(distinct), text_length), rows_N3)
+    return OrderTexts(distinct, tokens_of(tokenizer, Strings.of(distinct), text_length, store, "train-events"), rows_N3)

@@ -18,7 +18,7 @@ from m2raap.adapt.captions import caption_table
 from m2raap.adapt.checkpoint import Progress, load_checkpoint, put_weights
 from m2raap.adapt.config import AdaptConfig
 from m2raap.adapt.conflict import ConflictMeans, Truth
-from m2raap.adapt.distributed import DistContext
+from m2raap.adapt.distributed import DistContext, local_gpu
 from m2raap.adapt.draw import Draws, Share
 from m2raap.adapt.gradcache import GradCache
 from m2raap.adapt.logs import Logs
@@ -27,7 +27,7 @@ from m2raap.adapt.objective import bias_of
 from m2raap.adapt.optim import choose_trained, make_optimiser
 from m2raap.adapt.order_heads import OrderHeads
 from m2raap.adapt.order_texts import OrderTexts, order_texts
-from m2raap.adapt.pixels import Decoding, JpegFrames, decoder_processes
+from m2raap.adapt.pixels import Decoding, JpegFrames
 from m2raap.adapt.prefetch import Prefetcher
 from m2raap.adapt.raw_video import Decoders, VideoSource, videos_digest
 from m2raap.adapt.readers import Report, choose_cache, frame_reader
@@ -42,6 +42,7 @@ from m2raap.core import talk
 from m2raap.core.config import digest, result_settings
 from m2raap.core.engine import device
 from m2raap.core.errors import M2raapError
+from m2raap.core.files import remove_drafts
 from m2raap.models.backbone import MAX_LOGIT_SCALE
 from m2raap.models.families import load_backbone
 from m2raap.models.interaction.phrases import token_spans
@@ -57,13 +58,15 @@ def prepare(
     out: Path,
     report: Report,
     dist_context: DistContext,
+    decoding: Decoding,
     caches: Path | None = None,
     decoders: Decoders | None = None,
     start: Path | None = None,
 ) -> TrainState:
     """The state of a run before its first step, or after the step of its checkpoint.
 
-    `caches`: the folder of prefix caches; None: in scratch. `decoders`: only for the input `video`. Raises M2raapError
+    `decoding`: of stored frames. `caches`: the folder of prefix caches; None: in scratch. `decoders`: only for the input
+    `video`. The caller closes both. Raises M2raapError
     for settings that do not fit the clips or the backbone, and for a checkpoint of other settings or data.
     """
     _refuse_unusable(cfg, source)
@@ -74,10 +77,11 @@ def prepare(
     started_s = time.perf_counter()
     scratch = out / "scratch"
     scratch.mkdir(parents=True, exist_ok=True)
+    if dist_context.is_main:
+        remove_drafts(scratch)  # of a checkpoint in whose midst the run was killed
     frames_digests = [part.frames_digest if cfg.input == "keyframes" else _videos_digest(part) for part in sources]
     key = _key(cfg, model, sources, frames_digests, start)
     on_gpu = model.backbone.device.type == "cuda"
-    decoding = Decoding(decoder_processes(cfg.decoders, on_gpu, dist_context.local_world_size))
     open_cache, cache_bytes = choose_cache(
         cfg, model, sources, caches or scratch / "cache", report, dist_context, decoding
     )
@@ -111,8 +115,7 @@ def prepare(
         drops=_seed_drop_path(model),
         conflict=_conflict_means(cfg, model, train, progress),
         truth=_truth(cfg, train),
-        logs=Logs(out, progress, open_trackers(cfg, out, progress.step, key)) if dist_context.is_main else None,
-        decoding=decoding,
+        logs=Logs(out, progress, open_trackers(cfg, out, progress.step)) if dist_context.is_main else None,
         decoders=decoders,
         started_s=started_s,
         tokenise_s=store.seconds,
@@ -135,14 +138,18 @@ def _refuse_captions_of_other_frames(cfg: AdaptConfig, model: VideoCLIP) -> None
         )
 
 
+def training_device(cfg: AdaptConfig, dist_context: DistContext) -> str:
+    """The torch device on which this process trains. Raises M2raapError where there are fewer GPUs than processes."""
+    place = device() if cfg.device == "auto" else cfg.device
+    return local_gpu(dist_context) if place == "cuda" or (place != "cpu" and dist_context.world_size > 1) else place
+
+
 def _load_model(cfg: AdaptConfig, dist_context: DistContext, start: Path | None) -> VideoCLIP:
     """The model on the device of this process, with the temperature of the settings and the choice of what learns.
 
     The digest of its backbone is that of the weights as they were loaded.
     """
-    place = device() if cfg.device == "auto" else cfg.device
-    if place == "cuda" or (place != "cpu" and dist_context.world_size > 1):
-        place = f"cuda:{dist_context.local_rank}"
+    place = training_device(cfg, dist_context)
     model = VideoCLIP(load_backbone(cfg.backbone), cfg.temporal, cfg.acg, cfg.interaction, seed=cfg.seed)
     if start is not None:
         _start_from(model, start)
@@ -216,20 +223,30 @@ def _splits(
         captions = None
         if reads:
             captions = caption_table(source, model, cfg.num_frames, augment, cfg.text_length, store, f"{name}-captions")
-        tokenize = partial(tokenizer.tokenize, text_length=cfg.text_length)
-        spans = token_spans(list(texts.texts), tokenize) if scores and "phrases" in needs else None
+        spans = _spans(cfg, model, texts, store, f"{name}-phrases") if scores and "phrases" in needs else None
         order = None
         if training:
             _warn_of_chinese(cfg, model, texts)
-            order = _order_texts(cfg, model, texts)
+            order = _order_texts(cfg, model, texts, store)
         splits.append(Split(source.num_clips, frames, texts, captions, order, spans))
     return splits
 
 
-def _order_texts(cfg: AdaptConfig, model: VideoCLIP, texts: TextTable) -> OrderTexts | None:
+def _spans(cfg: AdaptConfig, model: VideoCLIP, texts: TextTable, store: TokenStore, name: str) -> Tensor:
+    """The spans (N, X, 2) of the tokens of the phrases of all texts, made once as the tokens are."""
+
+    def make() -> Tokens:
+        tokenize = partial(model.backbone.tokenizer.tokenize, text_length=cfg.text_length)
+        return Tokens(token_spans(list(texts.texts), tokenize).flatten(1).numpy().astype(np.int32), 0)
+
+    ids_NL = store.kept(name, cfg.text_length, make).ids_NL
+    return torch.from_numpy(ids_NL.astype(np.int64)).unflatten(1, (-1, 2))
+
+
+def _order_texts(cfg: AdaptConfig, model: VideoCLIP, texts: TextTable, store: TokenStore) -> OrderTexts | None:
     if not cfg.loss.wants_order:
         return None
-    order = order_texts(texts.texts, model.backbone.tokenizer, cfg.text_length)
+    order = order_texts(texts.texts, model.backbone.tokenizer, cfg.text_length, store)
     warning = "" if order.num_split else "warning: "
     talk.log(
         f"adapt: {warning}{order.num_split} of {len(texts.texts)} texts say which of two events comes first; adapt.loss.clauses "

@@ -100,14 +100,19 @@ def frame_reader(
     )
 
 
+def video_decoders(cfg: AdaptConfig, local_world_size: int) -> int:
+    """Number of processes that decode raw video for one of `local_world_size` processes that train on this machine."""
+    return cfg.decoders or max(1, available_cores() // local_world_size)
+
+
 @contextmanager
-def open_decoders(cfg: AdaptConfig, source: PairSource) -> Iterator[Decoders | None]:
+def open_decoders(cfg: AdaptConfig, source: PairSource, local_world_size: int) -> Iterator[Decoders | None]:
     """The decoder processes that input `video` needs (None for keyframes), closed at the end."""
     if cfg.input == "keyframes":
         yield None
         return
     assert isinstance(source, VideoSource)
-    decoders = Decoders(cfg.decoders or available_cores(), source.limits)
+    decoders = Decoders(video_decoders(cfg, local_world_size), source.limits)
     try:
         yield decoders
     finally:

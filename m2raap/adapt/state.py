@@ -19,7 +19,7 @@ from m2raap.adapt.gradcache import GradCache
 from m2raap.adapt.logs import Logs
 from m2raap.adapt.order_heads import OrderHeads
 from m2raap.adapt.order_texts import OrderTexts
-from m2raap.adapt.pixels import Decoding, JpegFrames
+from m2raap.adapt.pixels import JpegFrames
 from m2raap.adapt.prefetch import Prefetcher
 from m2raap.adapt.prefix_cache import PrefixCache
 from m2raap.adapt.raw_video import Decoders, RawVideos
@@ -109,7 +109,6 @@ class TrainState:
     conflict: ConflictMeans | None
     truth: Truth | None
     logs: Logs | None  # only in the main process
-    decoding: Decoding  # of stored frames
     decoders: Decoders | None  # only for raw video
     started_s: float  # perf_counter when the model was loaded
     tokenise_s: float  # of the preparation
@@ -123,7 +122,6 @@ class TrainState:
     def close(self) -> None:
         if self.decoders is not None:
             self.decoders.close()  # before the prefetcher, so that reading a batch ends early
-        self.decoding.close()
         self.prefetcher.close()
         if self.logs is not None:
             self.logs.close()

@@ -16,6 +16,7 @@ from m2raap.adapt.sources import PairSource, TextColumns
 from m2raap.adapt.tokens import Tokenizes, Tokens, TokenStore, tokens_of
 from m2raap.core.errors import M2raapError
 from m2raap.core.strings import Strings
+from m2raap.models.batches import Batches
 from m2raap.models.video_clip import VideoCLIP
 
 TEXTS_AT_ONCE = 256
@@ -148,8 +149,11 @@ def encode_texts(model: VideoCLIP, tokens: Tokens, rows: np.ndarray, dist_contex
     """Unit vectors (N, E) of the rows (N,) of `tokens`, in fp32 also under autocast; each process encodes its share of them."""
     device = model.backbone.device
     start, stop = dist_context.slice_of(len(rows))
-    chunks = [rows[at : min(at + TEXTS_AT_ONCE, stop)] for at in range(start, stop, TEXTS_AT_ONCE)]
-    features = [model.encode_text(tokens.rows(chunk).to(device)).float() for chunk in chunks]
+
+    def vectors_of(some: list[int]) -> Tensor:
+        return model.encode_text(tokens.rows(np.array(some)).to(device)).float()
+
+    features = list(Batches(TEXTS_AT_ONCE, "texts")(vectors_of, rows[start:stop].tolist()))
     share_NE = torch.cat(features) if features else torch.zeros(0, model.backbone.embed_dim, device=device)
     return dist_context.gather_rows(share_NE, len(rows))
 

@@ -61,9 +61,13 @@ class TokenStore:
 
     def tokens(self, name: str, tokenizer: Tokenizes, texts: Strings, text_length: int | None) -> Tokens:
         """The tokens of the texts, from the file of this name where it has them already."""
-        return self._first(lambda: self._tokens(name, tokenizer, texts, text_length))
+        return self.kept(name, text_length, lambda: tokenised(tokenizer, texts, text_length))
 
-    def _tokens(self, name: str, tokenizer: Tokenizes, texts: Strings, text_length: int | None) -> Tokens:
+    def kept(self, name: str, text_length: int | None, make: Callable[[], Tokens]) -> Tokens:
+        """What `make` makes in the main process, or has made for a run of the same data, tokenizer and length."""
+        return self._first(lambda: self._kept(name, text_length, make))
+
+    def _kept(self, name: str, text_length: int | None, make: Callable[[], Tokens]) -> Tokens:
         array, state = self.folder / f"{name}.npy", self.folder / f"{name}.json"
         try:
             record = read_record(_State, state) if state.exists() else None
@@ -73,7 +77,7 @@ class TokenStore:
         except (M2raapError, *NPY_ERRORS):  # damaged: it is made again
             pass
         started = time.perf_counter()
-        tokens = tokenised(tokenizer, texts, text_length)
+        tokens = make()
         self.seconds += time.perf_counter() - started
         self.folder.mkdir(parents=True, exist_ok=True)
         state.unlink(missing_ok=True)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
+import secrets
 from pathlib import Path
 from typing import Any, Protocol
 
 from m2raap.adapt.config import AdaptConfig
 from m2raap.core.errors import M2raapError
+from m2raap.core.files import write_atomic
 
 
 class Tracker(Protocol):
@@ -16,8 +19,8 @@ class Tracker(Protocol):
     def close(self) -> None: ...
 
 
-def open_trackers(cfg: AdaptConfig, out: Path, step: int, key: str) -> list[Tracker]:
-    """Those that the settings ask for. `step`: the last step that was done; `key` names the run.
+def open_trackers(cfg: AdaptConfig, out: Path, step: int) -> list[Tracker]:
+    """Those that the settings ask for. `step`: the last step that was done.
 
     Raises M2raapError where a package is not installed.
     """
@@ -25,7 +28,7 @@ def open_trackers(cfg: AdaptConfig, out: Path, step: int, key: str) -> list[Trac
     if cfg.tensorboard:
         trackers.append(_TensorBoard(out, step))
     if cfg.wandb is not None:
-        trackers.append(_Wandb(cfg, out, key))
+        trackers.append(_Wandb(cfg, out))
     return trackers
 
 
@@ -49,7 +52,7 @@ class _TensorBoard:
 
 
 class _Wandb:
-    def __init__(self, cfg: AdaptConfig, out: Path, key: str) -> None:
+    def __init__(self, cfg: AdaptConfig, out: Path) -> None:
         try:
             import wandb
         except ImportError:
@@ -57,9 +60,13 @@ class _Wandb:
                 "adapt.wandb names a project, but wandb is not installed: pip install 'm2raap[wandb]'"
             ) from None
         settings: dict[str, Any] = {"project": cfg.wandb, "dir": str(out), "config": cfg.model_dump(mode="json")}
-        # A run that goes on after an interruption is the same run there.
+        # A run that goes on after an interruption is the same run there; one of the same settings in another folder is not.
+        name = out / "scratch" / "wandb-run"
+        if not name.exists():
+            write_atomic(name, secrets.token_hex(8).encode())
+        run_id = re.sub("[^0-9a-f]", "", name.read_text(errors="replace"))[:16]
         try:
-            self._run = wandb.init(id=key[:16], name=out.parent.name, resume="allow", **settings)
+            self._run = wandb.init(id=run_id, name=out.parent.name, resume="allow", **settings)
         except wandb.Error as error:
             raise M2raapError(
                 f"adapt.wandb: Weights & Biases refuses the run ({error}); log in with 'wandb login', or set WANDB_MODE=offline"

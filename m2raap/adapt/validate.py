@@ -20,6 +20,7 @@ from m2raap.adapt.texts import encode_texts
 from m2raap.core.ahead import ahead
 from m2raap.core.errors import M2raapError
 from m2raap.core.extension import code_in_use
+from m2raap.models.batches import Batches
 from m2raap.models.interaction.score import score_matrix
 from m2raap.models.interaction.units import ClipUnits, Need, tensors_of
 from m2raap.models.losses import cosine_logits, info_nce, owned_mask
@@ -117,20 +118,29 @@ def encode_units(
     start, stop = dist_context.slice_of(num_clips)
     chunks = [np.arange(at, min(at + CHUNK, stop)) for at in range(start, stop, CHUNK)]
     batches = ahead(frames.batch, chunks, frames.reads_ahead, frames.reads_ahead)
+    in_batches = Batches(CHUNK, "clips")
     model.temporal.eval()
     parts: dict[str, list[Tensor]] = {}
     try:
         with torch.inference_mode(), closing(batches):
             for clips, (inputs, mask_BT) in zip(chunks, batches, strict=True):
-                device_mask_BT = on_device(mask_BT, device)
-                levels = frames.levels(model, inputs.to(device), device_mask_BT)
-                caption_features = captions.encode(model, clips) if captions else None
+
+                def units_of(
+                    places: list[int], clips: np.ndarray = clips, inputs: Tensor = inputs, mask_BT: Tensor = mask_BT
+                ) -> ClipUnits:
+                    some = slice(places[0], places[-1] + 1)
+                    device_mask_BT = on_device(mask_BT[some], device)
+                    levels = frames.levels(model, inputs[some].to(device), device_mask_BT)
+                    caption_features = captions.encode(model, clips[some]) if captions else None
+                    units = model.clip_units(levels, device_mask_BT, caption_features, needs or ())
+                    if needs is None:
+                        units = ClipUnits(units.pooled_BE, units.pooled_BE[:, None], device_mask_BT[:, :1])
+                    return units
+
+                for units in in_batches(units_of, range(len(clips))):
+                    for name, tensor in tensors_of(units).items():
+                        parts.setdefault(name, []).append(tensor)
                 frames.give_back(inputs)
-                units = model.clip_units(levels, device_mask_BT, caption_features, needs or ())
-                if needs is None:
-                    units = ClipUnits(units.pooled_BE, units.pooled_BE[:, None], device_mask_BT[:, :1])
-                for name, tensor in tensors_of(units).items():
-                    parts.setdefault(name, []).append(tensor)
             share = {name: torch.cat(tensors) for name, tensors in parts.items()}
             return ClipUnits(**{name: dist_context.gather_rows(rows, num_clips) for name, rows in share.items()})
     finally:
@@ -225,11 +235,14 @@ def _scores(
     device = model.backbone.device
     start, stop = dist_context.slice_of(len(rows))
     blocks = [torch.zeros(0, len(units.pooled_BE), device=device)]
-    for at in range(start, stop, CHUNK):
-        part = rows[at : min(at + CHUNK, stop)]
+
+    def scores_of(some: list[int]) -> Tensor:
+        part = np.array(some)
         spans_QX2 = split.spans_NX2[torch.from_numpy(part)].to(device) if split.spans_NX2 is not None else None
         texts = model.text_units(split.texts.tokens.rows(part).to(device), needs, spans_QX2)
-        blocks.append(score_matrix(model.interaction, texts, units))
+        return score_matrix(model.interaction, texts, units)
+
+    blocks += Batches(CHUNK, "texts")(scores_of, rows[start:stop].tolist())
     return _Interaction(dist_context.gather_rows(torch.cat(blocks), len(rows)), clip_Q)
 
 

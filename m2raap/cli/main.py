@@ -236,10 +236,20 @@ def _command_meant(message: str) -> str:
 def _interrupted() -> int:
     if threading.current_thread() is threading.main_thread():
         interrupt.ignore_all()  # a second Ctrl-C must not interrupt the clean-up
-    command = shlex.join(["m2raap", *sys.argv[1:]])
+    if os.environ.get("RANK", "0") != "0":  # of the processes of torchrun the first one speaks
+        return 130
+    command = shlex.join([*_launcher(), *sys.argv[1:]])
     kept = interrupt.take_notes() or "finished work is kept"
     _report(f"\nm2raap: interrupted; {kept}. The same command resumes it:\n  {command}")
     return 130
+
+
+def _launcher() -> list[str]:
+    """The words before those of the command, as a shell takes them."""
+    of_machine = os.environ.get("LOCAL_WORLD_SIZE", "1")
+    if of_machine == "1":
+        return ["m2raap"]
+    return ["torchrun", "--nproc_per_node", of_machine, "-m", "m2raap.cli.main"]
 
 
 def _bug() -> int:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from itertools import takewhile
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from textwrap import shorten
+from typing import Annotated
 
 import typer
 
@@ -13,12 +15,16 @@ from m2raap.cli.emit import emit
 from m2raap.cli.options import JsonOption, SetOption
 from m2raap.core.errors import UsageError
 
-if TYPE_CHECKING:
-    from m2raap.pipeline.recipe import Recipe
-
 app = typer.Typer(
     help="Print recipes, their schema, and the cost of their modules.", no_args_is_help=True, rich_markup_mode=None
 )
+
+
+def _first_sentence(path: Path) -> str:
+    """Of the comment with which a recipe begins."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    comment = " ".join(line.lstrip("# ") for line in takewhile(lambda line: line.startswith("#"), lines))
+    return shorten(comment.partition(". ")[0].rstrip("."), 110, placeholder=" ...")
 
 
 @app.callback()
@@ -47,7 +53,7 @@ def show(
     threads: Annotated[int, typer.Option("--threads", min=1, help="torch threads that --cost measures with")] = 1,
     as_json: JsonOption = False,
 ) -> None:
-    from m2raap.pipeline.recipe import Recipe, load_recipe, recipes_folder
+    from m2raap.pipeline.recipe import Recipe, load_recipe, of_arm, recipes_folder
 
     if schema:
         if recipe is not None or cost:
@@ -60,25 +66,14 @@ def show(
             )
         _cost(recipe, threads, assignments, as_json)
     elif recipe is None:
-        names = sorted(path.stem for path in recipes_folder().glob("*.yaml"))
-        emit(names, names, as_json)
+        about = {path.stem: _first_sentence(path) for path in sorted(recipes_folder().glob("*.yaml"))}
+        emit(list(about), (f"{name:<24} {sentence}" for name, sentence in about.items()), as_json)
     else:
         import yaml
 
-        tree = _arm(load_recipe(recipe, assignments), arm).model_dump(mode="json")
+        loaded = load_recipe(recipe, assignments)
+        tree = (of_arm(loaded, arm) if arm is not None else loaded).model_dump(mode="json")
         emit(tree, [yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)], as_json)
-
-
-def _arm(recipe: Recipe, arm: str | None) -> Recipe:
-    from m2raap.core.config import suggestion
-    from m2raap.pipeline.recipe import arms_of
-
-    if arm is None:
-        return recipe
-    arms = arms_of(recipe)
-    if arm not in arms:
-        raise UsageError(f"--arm {arm}: recipe {recipe.name} has no such arm: {suggestion(arm, arms)}")
-    return arms[arm]
 
 
 def _cost(recipe_or_run: str, threads: int, assignments: list[str] | None, as_json: bool) -> None:

@@ -22,6 +22,7 @@ CorpusArgument = Annotated[Path, typer.Argument(help="a corpus folder, or the fo
 RecipeOption = Annotated[
     str | None, typer.Option("--recipe", help="a recipe file or name (default: a recipe of defaults)")
 ]
+ArmOption = Annotated[str | None, typer.Option("--arm", help="the arm of the recipe whose settings count")]
 
 
 def register(app: typer.Typer) -> None:
@@ -47,6 +48,7 @@ def data_stage_command(name: str) -> Callable[..., None]:
         corpus: CorpusArgument,
         out: options.OutOption,
         recipe: RecipeOption = None,
+        arm: ArmOption = None,
         assignments: options.SetOption = None,
         limit: options.LimitOption = None,
         scores: options.ScoresOption = None,
@@ -64,7 +66,7 @@ def data_stage_command(name: str) -> Callable[..., None]:
         from m2raap.pipeline.recipe import load_for_stage
         from m2raap.stages.shared import warn_of_drawings
 
-        loaded = load_for_stage(name, recipe, assignments)
+        loaded = load_for_stage(name, recipe, assignments, arm=arm)
         view = _open(corpus, loaded, limit)
         stage = loaded.stage(name)
         assert isinstance(stage, DataStage)
@@ -111,6 +113,7 @@ def adapt(
     corpus: CorpusArgument,
     out: options.OutOption,
     recipe: RecipeOption = None,
+    arm: ArmOption = None,
     assignments: options.SetOption = None,
     limit: options.LimitOption = None,
     start: Annotated[
@@ -126,7 +129,7 @@ def adapt(
     from m2raap.stages.embedder import model_folder
     from m2raap.stages.shared import warn_of_drawings
 
-    loaded = load_for_stage("adapt", recipe, assignments, seed)
+    loaded = load_for_stage("adapt", recipe, assignments, seed, arm)
     stage = AdaptStage(loaded.adapt, loaded.shared)
     begin = model_folder(start) if start else None
     if is_worker_rank():
@@ -143,6 +146,7 @@ def cotrain(
     corpus: CorpusArgument,
     out: options.OutOption,
     recipe: RecipeOption = None,
+    arm: ArmOption = None,
     assignments: options.SetOption = None,
     limit: options.LimitOption = None,
     workers: options.WorkersOption = None,
@@ -157,7 +161,7 @@ def cotrain(
     from m2raap.stages.cotrain import CotrainStage
     from m2raap.stages.shared import warn_of_drawings
 
-    loaded = load_for_stage("cotrain", recipe, assignments, seed)
+    loaded = load_for_stage("cotrain", recipe, assignments, seed, arm)
     view, stage = _open(corpus, loaded, limit), CotrainStage(loaded.cotrain, loaded.shared)
     _refuse_without_needs(stage, view, corpus)
     warn_of_drawings(loaded.backbone.model, view)
@@ -173,6 +177,7 @@ def embed(
         Path | None, typer.Option("--model", help="a model folder or an adapt folder (default: the bare backbone)")
     ] = None,
     recipe: RecipeOption = None,
+    arm: ArmOption = None,
     assignments: options.SetOption = None,
     workers: options.WorkersOption = None,
     devices: options.DevicesOption = None,
@@ -187,7 +192,7 @@ def embed(
     from m2raap.stages.embed import EmbedStage
     from m2raap.stages.embedder import model_folder
 
-    loaded = load_for_stage("embed", recipe, assignments)
+    loaded = load_for_stage("embed", recipe, assignments, arm=arm)
     chosen = model_folder(model) if model else loaded.backbone
     share, is_folder = options.parse_share(parts), is_video_folder(corpus)
     if is_folder and parts:

@@ -132,7 +132,8 @@ class LocalEngine:
             self._pool, self._pool_size = ProcessPoolExecutor(size, context, _begin_worker, (os.getpid(), places)), size
             try:
                 with _interrupts_held():
-                    started = [self._pool.submit(time.sleep, 0.05) for _ in range(size)]
+                    # A pool starts a process for a task only where no process is free, so none is until all have started.
+                    started = [self._pool.submit(_await_the_others) for _ in range(size)]
                 for future in started:
                     future.result()
             finally:
@@ -188,7 +189,17 @@ def _interrupts_held() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
+_places: Any = None  # of a worker: the queue of the places that no process has taken yet
+
+
+def _await_the_others() -> None:
+    while not _places.empty():
+        time.sleep(0.005)
+
+
 def _begin_worker(parent: int, places: Any) -> None:
+    global _places
+    _places = places
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which ends the pool
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
     os.environ[WORKER], stated = places.get()

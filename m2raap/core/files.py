@@ -222,3 +222,8 @@ def file_sha256(path: Path) -> str:
     """64 hex digits of SHA-256 over the bytes of a file."""
     with open(path, "rb") as source:
         return hashlib.file_digest(source, "sha256").hexdigest()
+
+
+def files_below(folder: Path, start: str) -> list[str]:
+    """The regular files below `folder`/`start`, as paths within `folder`, in their order."""
+    return sorted(path.relative_to(folder).as_posix() for path in (folder / start).rglob("*") if path.is_file())

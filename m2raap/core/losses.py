@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 
+from m2raap.core import talk
 from m2raap.core.errors import NO_TEXT_LEFT, TooManyRefused
 from m2raap.core.ledger import Counts
 from m2raap.core.signed import read_manifest
@@ -26,7 +28,7 @@ def refuse_losses(folder: Path, view: View, allow_refused: float) -> None:
         reasons = dict(Counter(row["reason"] for row in read_all(folder, "missing")))
     lost = sum(reasons.values())
     if lost >= total:
-        by_number = sorted(reasons.items(), key=lambda item: (-item[1], item[0]))
+        by_number = _by_number(reasons)
         named = ", ".join(f"{reason} {number:,}" for reason, number in by_number) or "it was given none"
         advice = _advice(by_number[0][0] if by_number else "", view, folder)
         raise TooManyRefused(f"{folder}: no clip of {total:,} is left ({named}); {advice}")
@@ -36,6 +38,15 @@ def refuse_losses(folder: Path, view: View, allow_refused: float) -> None:
             f"{folder}: {missing:,} of {total:,} clips ({missing / total:.1%}) are lost as {MISSING_FILE}, and --allow-refused "
             f"is {allow_refused:.1%}; {_advice(MISSING_FILE, view, folder)}"
         )
+    if not view.is_benchmark and lost > total / 2:
+        named = ", ".join(f"{reason} {number:,}" for reason, number in _by_number(reasons))
+        talk.log(
+            f"{talk.title(folder, folder.name)}: {lost:,} of {total:,} clips were dropped ({named}); {_advice('', view, folder)}"
+        )
+
+
+def _by_number(reasons: Mapping[str, int]) -> list[tuple[str, int]]:
+    return sorted(reasons.items(), key=lambda item: (-item[1], item[0]))
 
 
 def _advice(reason: str, view: View, folder: Path) -> str:

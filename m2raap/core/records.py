@@ -100,6 +100,7 @@ class ModelJson(ModelDigest):
     interaction: dict[str, Any] | None
     made_from: dict[str, Any]
     code: NotRequired[dict[str, str]]  # of modules from outside: their names -> digests of their source files
+    files: NotRequired[dict[str, str]]  # of backbone/, such as the tokenizer: path -> SHA-256
 
 
 class Timing(TypedDict):

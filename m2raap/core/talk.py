@@ -9,6 +9,7 @@ import io
 import json
 import os
 import sys
+import threading
 import time
 import unicodedata
 from collections.abc import Iterable, Iterator
@@ -139,12 +140,21 @@ def progress(title: str, total: int) -> Iterator[Advance]:
 @contextmanager
 def _bar(title: str, total: int) -> Iterator[Advance]:
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )  # fmt: skip
 
     title_column, remark_column = (
         TextColumn(text, markup=False) for text in ("{task.description:<26}", "{task.fields[remark]}")
     )
-    columns = (title_column, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), remark_column)
+    columns = (
+        title_column, BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(), remark_column,
+    )  # fmt: skip
     # Results go to stdout directly, never through the console of the bar.
     with Progress(*columns, console=Console(stderr=True), redirect_stdout=False) as bar:
         task = bar.add_task(one_line(title), total=total, remark="")
@@ -161,6 +171,7 @@ def _bar(title: str, total: int) -> Iterator[Advance]:
 def _lines(title: str, total: int) -> Iterator[Advance]:
     start = last = time.monotonic()
     done = 0
+    ended = threading.Event()
 
     def advance(amount: int = 1, remark: str = "") -> None:
         nonlocal last, done
@@ -171,7 +182,21 @@ def _lines(title: str, total: int) -> Iterator[Advance]:
             left = (now - start) / max(done, 1) * (total - done)
             log(f"{title}: {done}/{total}, about {left:.0f} s left{', ' + remark if remark else ''}")
 
-    yield advance
+    def beat() -> None:
+        """A part may take minutes in which nothing advances: then a line tells that the command is at work."""
+        nonlocal last
+        while not ended.wait(_SECONDS_BETWEEN_LINES):
+            if (now := time.monotonic()) - last >= _SECONDS_BETWEEN_LINES:
+                last = now
+                log(f"{title}: {done}/{total}, {now - start:.0f} s so far")
+
+    beating = threading.Thread(target=beat, daemon=True)
+    beating.start()
+    try:
+        yield advance
+    finally:
+        ended.set()
+        beating.join()
     log(f"{title}: {done}/{total} in {time.monotonic() - start:.1f} s")
 
 

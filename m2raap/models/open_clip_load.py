@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.overrides import TorchFunctionMode
 
 from m2raap.core.config import canonical, suggestion
 from m2raap.core.errors import M2raapError
@@ -49,9 +50,17 @@ def load(cfg: BackboneConfig) -> Backbone:
     quick_gelu = _has_quick_gelu(open_clip, name, cfg.pretrained) if cfg.pretrained else False
     if not cfg.random_init:
         return _make(name, cfg.pretrained, load_weights=True, quick_gelu=quick_gelu, display_name=cfg.model)
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), _ZerosForEmpty():
         torch.manual_seed(cfg.random_seed)
         return _make(name, None, load_weights=False, quick_gelu=False, display_name=cfg.model)
+
+
+class _ZerosForEmpty(TorchFunctionMode):
+    """Within the block `torch.empty` gives zeros: open_clip leaves the decoder's projection of CoCa as the memory happens to be,
+    which may hold NaN."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return (torch.zeros if func is torch.empty else func)(*args, **(kwargs or {}))
 
 
 def check_name(cfg: BackboneConfig) -> None:

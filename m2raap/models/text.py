@@ -59,6 +59,11 @@ def _without_padding(tokens_BL: Tensor, pad_id: int, tokenizer: Any) -> Tensor:
 
 
 def _save(tokenizer: Any, folder: Path) -> None:
+    # The last call's length is a setting of the tokenizer, too: every call states its own, and the file is that of no call.
+    of_transformers = getattr(tokenizer, "tokenizer", tokenizer)  # open_clip's holds it
+    if (inner := getattr(of_transformers, "backend_tokenizer", None)) is not None:
+        inner.no_truncation()
+        inner.no_padding()
     try:
         tokenizer.save_pretrained(str(folder))
     except UnicodeEncodeError:

@@ -20,8 +20,9 @@ from torch import Tensor, nn
 
 from m2raap.core.errors import M2raapError
 from m2raap.core.extension import CODE_KEY, code_of, is_extension, refuse_changed
-from m2raap.core.files import read_object
+from m2raap.core.files import file_sha256, files_below, inside, read_object
 from m2raap.core.records import ModelJson, as_record
+from m2raap.core.signed import is_as_signed
 from m2raap.models.acg import Acg, Captions
 from m2raap.models.backbone import Backbone, weights_digest
 from m2raap.models.config import AcgConfig, AnyInteraction, AnyTemporal, InteractionConfig, TemporalConfig
@@ -216,6 +217,7 @@ class VideoCLIP(nn.Module):
             **self._module_settings(),
             "made_from": made_from or {},
             "digest": self.digest,
+            "files": {name: file_sha256(folder / name) for name in files_below(folder, "backbone")},
         }
         (folder / "model.json").write_text(
             json.dumps(model_json, indent=1, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8"
@@ -250,6 +252,11 @@ class VideoCLIP(nn.Module):
         for key, settings in (("temporal.name", temporal.name), ("interaction", model_json["interaction"])):
             names = code_of(settings, f"{model_json_path}: {key}")
             refuse_changed({name: recorded.get(name, "none") for name in names}, f"{model_json_path}: {key}")
+        for name, expected in model_json.get("files", {}).items():
+            if not is_as_signed(inside(folder, name), expected):
+                raise M2raapError(
+                    f"{folder / name}: is missing or differs from its digest in model.json: copy the model again, or adapt again"
+                )
         model = cls(backbone_from_description(folder / "backbone"), temporal, acg, interaction)
         try:
             model.load_state_dict(weights, strict=True)

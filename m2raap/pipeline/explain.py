@@ -81,6 +81,7 @@ def _story(view: View, clip_id: str, folders: list[tuple[str, Path]]) -> dict[st
     story: dict[str, Any] = {"clip": _plain(clip), "texts": [_plain(row) for row in texts.values()], "stages": []}
     known: dict[str, Row] = {}
     drops: dict[str, Row] = {}
+    missing: list[str] = []
     for label, folder in folders:
         chapter: dict[str, Any] = {"stage": label}
         tables = {table: [_plain(row) for row in read_clip(folder, table, index, clip_id)] for table in _TABLES}
@@ -92,9 +93,10 @@ def _story(view: View, clip_id: str, folders: list[tuple[str, Path]]) -> dict[st
         chapter |= {table: rows for table, rows in tables.items() if rows}
         story["stages"].append(chapter)
         drops |= {row.get("text_id") or clip_id: row for row in tables["dropped"]}
+        missing = [row["reason"] for row in tables["missing"]] or missing
         for table in ("texts", "superseded"):
             texts |= {row["text_id"]: row for row in read_clip(folder, table, index, clip_id)}
-    story["fate"] = _fate(clip, texts, known, drops)
+    story["fate"] = _fate(clip, texts, known, drops) | ({"without_frames": missing[0]} if missing else {})
     return story
 
 
@@ -198,6 +200,10 @@ def _fate_lines(fate: dict[str, Any]) -> list[str]:
         return [f"dropped by {fate['stage']}: {fate['reason']}"]
     terms = ", ".join(f"{name} {fate[name] or 'not stated'}" for name in ("source", "licence"))
     lines = [f"kept: {terms}"]
+    if reason := fate.get("without_frames"):
+        lines = [
+            f"kept without frames ({reason}), as no clip of a benchmark is dropped: it counts as not retrieved; {terms}"
+        ]
     for text in fate["texts"]:
         parent_text = f" from '{text['made_from']}'" if "made_from" in text else ""
         how = ", ".join(f"{name} {text[name]}" for name in ("producer", *_OUTCOMES) if name in text)

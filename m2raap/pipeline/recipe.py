@@ -11,6 +11,7 @@ from pydantic import Field, field_validator, model_validator
 
 from m2raap import stages
 from m2raap.adapt.config import AdaptConfig
+from m2raap.core import talk
 from m2raap.core.config import Config, build, merge, parse_assignments, read_yaml, set_keys, suggestion
 from m2raap.core.errors import UsageError
 from m2raap.core.files import leads_out
@@ -263,9 +264,13 @@ def _refuse_absent_signals(recipe: Recipe, source: str) -> None:
         before[arm] = of_arm
 
 
-def load_for_stage(stage: str, name: str | None, assignments: list[str] | None, seed: int | None = None) -> Recipe:
-    """As `load_recipe`, for a command that runs one stage: UsageError for an assignment to a key of whole runs, such as `name`,
-    which would change nothing."""
+def load_for_stage(
+    stage: str, name: str | None, assignments: list[str] | None, seed: int | None = None, arm: str | None = None
+) -> Recipe:
+    """As `load_recipe`, for a command that runs one stage, with the settings of an arm where one is given.
+
+    Raises UsageError for an unknown arm, and for an assignment to a key of whole runs, such as `name`: it would change nothing.
+    """
     loaded = load_recipe(name, assignments, seed)
     for keys, _ in parse_assignments(assignments or ())[0]:
         if keys[0] in (*_OF_THE_WHOLE, "stages"):
@@ -275,7 +280,28 @@ def load_for_stage(stage: str, name: str | None, assignments: list[str] | None, 
             raise UsageError(
                 f"--set {'.'.join(keys)}: the key '{keys[0]}' is one of runs, and this command runs {stage} alone{meant}"
             )
-    return loaded
+    return _for_stage(loaded, stage, name, arm)
+
+
+def of_arm(recipe: Recipe, arm: str) -> Recipe:
+    """The recipe with an arm's overrides. Raises UsageError for an arm that it has not."""
+    arms = arms_of(recipe)
+    if arm not in arms:
+        raise UsageError(f"--arm {arm}: recipe {recipe.name} has no such arm: {suggestion(arm, arms)}")
+    return arms[arm]
+
+
+def _for_stage(recipe: Recipe, stage: str, name: str | None, arm: str | None) -> Recipe:
+    """The recipe with the settings of an arm; without one, itself, and a note where arms have settings of the stage."""
+    if arm is not None:
+        return of_arm(recipe, arm)
+    differing = [other for other, tree in recipe.arms.items() if {stage, "backbone", "langs"} & set(tree)]
+    if differing:
+        talk.log(
+            f"{stage}: the recipe {name} as it is without its arms; {', '.join(differing)} set{'s' * (len(differing) == 1)} this "
+            "stage otherwise (--arm NAME takes the settings of one)"
+        )
+    return recipe
 
 
 def arm_recipe(recipe: Recipe, arm: str, source: str = "recipe", assigned: Mapping[str, str] | None = None) -> Recipe:

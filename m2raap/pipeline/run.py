@@ -97,6 +97,9 @@ def _run_steps(
     options: Options,
     caches: Path,
 ) -> bool:
+    for arm, owner in dict.fromkeys((step.arm, step.owner) for step in steps if step.owner != step.arm):
+        shared = dict.fromkeys(step.stage for step in steps if (step.arm, step.owner) == (arm, owner))
+        talk.log(f"{arm}: {', '.join(shared)}: those of {owner}")
     for step in steps:
         if step.folder in finished or _after(step.stage, options.last):
             continue

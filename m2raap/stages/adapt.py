@@ -10,8 +10,9 @@ from pathlib import Path
 from m2raap.adapt.config import AdaptConfig
 from m2raap.adapt.loss_config import CONFLICT_FILE
 from m2raap.core import talk
-from m2raap.core.engine import available_cores, torch_threads
+from m2raap.core.engine import torch_threads
 from m2raap.core.errors import M2raapError
+from m2raap.core.files import files_below
 from m2raap.core.folder import plan_of
 from m2raap.core.records import ModelJson, Plan, read_record
 from m2raap.core.split import open_tables, read_splits
@@ -86,7 +87,7 @@ class AdaptStage(SingleStage[AdaptConfig]):
             if not (target / "model" / "model.json").exists():
                 _train(self.cfg, self.shared.decode, view, target, caches, start)
             shutil.rmtree(target / "scratch", ignore_errors=True)
-            files = ["model/model.json", "model/model.safetensors", "train.jsonl"]
+            files = [*files_below(target, "model"), "train.jsonl"]
             files += [CONFLICT_FILE] if self.cfg.harmonize is not None else []
             digest = read_record(ModelJson, target / "model" / "model.json")["digest"]
             return StageOutput(files, training_summary(target), {"model": digest})
@@ -128,6 +129,7 @@ def _train(
 
     from m2raap.adapt.distributed import join
     from m2raap.adapt.loop import adapt
+    from m2raap.adapt.readers import video_decoders
 
     dist_context = join()
     torch.set_num_threads(cfg.threads or torch_threads(dist_context.local_world_size))
@@ -142,7 +144,7 @@ def _train(
     if not val.num_clips and cfg.keep == "best":
         talk.log("adapt: no clip has the split val, so that adapt.keep=best keeps the last step")
     if cfg.input == "video":
-        count = cfg.decoders or available_cores()
+        count = video_decoders(cfg, dist_context.local_world_size)
         talk.log(f"adapt: raw video, decoded again every epoch in {count} processes; frozen layers have no cache")
         for split in (source, val):  # reads every file once; a run that resumes does not read them again
             for clip in range(split.num_clips):

@@ -14,7 +14,7 @@ import numpy as np
 from m2raap.core import talk
 from m2raap.core.config import digest
 from m2raap.core.engine import Engine, torch_threads
-from m2raap.core.files import open_atomic
+from m2raap.core.files import files_below, open_atomic
 from m2raap.core.folder import plan_of
 from m2raap.core.records import ModelJson, Plan, read_record
 from m2raap.core.split import open_tables, read_splits
@@ -59,7 +59,7 @@ class CotrainStage(SingleStage[CotrainConfig]):
         def work(target: Path) -> StageOutput:
             counts = _cotrain(self.cfg, self.shared, step.view, target, step.caches or target / "cache", step.engine)
             shutil.rmtree(target / "scratch", ignore_errors=True)
-            files = ["model/model.json", "model/model.safetensors", "train.jsonl", CLUSTERS]
+            files = [*files_below(target, "model"), "train.jsonl", CLUSTERS]
             return StageOutput(
                 files, counts, {"model": read_record(ModelJson, target / "model" / "model.json")["digest"]}
             )

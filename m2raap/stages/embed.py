@@ -34,6 +34,7 @@ from m2raap.stages.embed_parts import (
     cached_embedder,
     embed_part,
     forget_embedder,
+    is_written,
     opened_embedder,
     part_vectors,
     read_part_vectors,
@@ -219,7 +220,7 @@ class EmbedStage(SingleStage[EmbedConfig]):
             assert engine is not None and isinstance(model, Path | BackboneConfig)
             tasks = [EmbedTask(view, self.cfg, model, target, part, plan) for part in range(view.num_parts)]
             _map([task for task in tasks if task.part % share[1] == share[0] - 1], engine, target)
-            return all(read_part_vectors(task) is not None for task in tasks)
+            return all(map(is_written, tasks))
 
         def work(target: Path) -> StageOutput:
             if alone:

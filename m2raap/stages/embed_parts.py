@@ -230,6 +230,16 @@ def _packed(vectors: PartVectors, plan: str) -> bytes:
     return sink.getvalue()
 
 
+def is_written(task: EmbedTask) -> bool:
+    """Whether a worker has written a part of this plan; of its vectors none is read."""
+    path = _path(task)
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return json.loads(archive["columns"].tobytes())["plan"] == task.plan
+    except (*NPY_ERRORS, KeyError, zipfile.BadZipFile):
+        return False
+
+
 def read_part_vectors(task: EmbedTask) -> PartVectors | None:
     """The vectors that a worker has written for a part; None where they are absent, damaged, or of another plan."""
     path = _path(task)

@@ -14,6 +14,11 @@ from m2raap.core.signed import refuse_changed_file
 
 START_KEPT = "training did not beat the untrained model on the val clips, so that the model is the untrained one"
 
+BELOW_START = (
+    "the kept model is below the untrained one on the val clips (adapt.keep=best: by less than their standard error, so that "
+    "more of them are needed to tell)"
+)
+
 
 class _ValR1(TypedDict):
     mean: float
@@ -94,7 +99,10 @@ def kept_text(summary: dict[str, Any]) -> str:
     name, title = ("mrr", "MRR x 100") if "mrr" in summary["val_start"] else ("r1", "R@1")
     start, of_kept, last = (f"{100 * summary[f'val_{which}'][name]:.1f}" for which in ("start", "kept", "last"))
     text = f"{text}; val {title} {start} at the start, {of_kept} kept, {last} last"
-    return f"{text}; {START_KEPT}" if kept == 0 else text
+    if kept == 0:
+        return f"{text}; {START_KEPT}"
+    worse = summary["val_kept"][name] < summary["val_start"][name]
+    return f"{text}; {BELOW_START}" if worse else text
 
 
 class TrainingCurves(NamedTuple):

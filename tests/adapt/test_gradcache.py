@@ -19,6 +19,7 @@ from m2raap.adapt.distributed import DistContext
 from m2raap.adapt.draw import Share
 from m2raap.adapt.gradcache import cut
 from m2raap.adapt.loop import adapt
+from m2raap.adapt.pixels import Decoding
 from m2raap.adapt.prepare import prepare
 from m2raap.adapt.sources import ListSource
 from m2raap.adapt.state import DropPathRng, TrainState
@@ -78,7 +79,7 @@ def world() -> ListSource:
 
 
 def opened(cfg: AdaptConfig, out: Path, dist_context: DistContext | None = None) -> TrainState:
-    return prepare(cfg, world(), None, out, lambda *_: None, dist_context or DistContext())
+    return prepare(cfg, world(), None, out, lambda *_: None, dist_context or DistContext(), Decoding())
 
 
 def gradients_of(run: TrainState) -> tuple[float, dict[str, torch.Tensor]]:

@@ -13,6 +13,7 @@ from m2raap.adapt.distributed import DistContext
 from m2raap.adapt.loop import adapt
 from m2raap.adapt.loss_config import LossConfig
 from m2raap.adapt.objective import loss_rows, step_loss
+from m2raap.adapt.pixels import Decoding
 from m2raap.adapt.prepare import prepare
 from m2raap.adapt.step import encode
 from m2raap.core.config import build, merge
@@ -68,7 +69,7 @@ def test_every_term_is_logged_from_when_it_counts(tiny_dir: Path, tmp_path: Path
 def test_each_term_is_a_loss_for_every_clip_and_text(tiny_dir: Path, tmp_path: Path) -> None:
     loss = dict.fromkeys(("plain", "direction", "frame_caption", "interaction", "clauses", "event_order"), 1.0)
     cfg = config(tiny_dir, loss=loss, interaction=MugConfig())
-    state = prepare(cfg, ordered(12, 0), None, tmp_path, lambda *_: None, DistContext())
+    state = prepare(cfg, ordered(12, 0), None, tmp_path, lambda *_: None, DistContext(), Decoding())
     try:
         share = state.prefetcher.get(1)
         step, features = share.step, encode(state, share, 0, 6)

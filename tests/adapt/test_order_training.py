@@ -15,7 +15,7 @@ from m2raap.adapt.distributed import DistContext
 from m2raap.adapt.frame_order import reverse_frames, swap_halves
 from m2raap.adapt.loop import adapt
 from m2raap.adapt.order_texts import OrderTexts
-from m2raap.adapt.pixels import images_of
+from m2raap.adapt.pixels import Decoding, images_of
 from m2raap.adapt.prepare import prepare
 from m2raap.adapt.sources import ListSource
 from m2raap.core.config import build
@@ -60,7 +60,9 @@ def test_each_term_counts_from_its_start_and_the_heads_stay_out_of_the_model(
 
 
 def test_the_heads_learn_at_the_rate_of_what_is_new(tiny_dir: Path, tmp_path: Path) -> None:
-    state = prepare(config(tiny_dir, loss=ORDER), ordered(12, 0), None, tmp_path, lambda *_: None, DistContext())
+    state = prepare(
+        config(tiny_dir, loss=ORDER), ordered(12, 0), None, tmp_path, lambda *_: None, DistContext(), Decoding()
+    )
     try:
         heads = state.optim.order_heads
         assert heads is not None
@@ -112,7 +114,7 @@ def test_no_event_is_encoded_where_no_caption_says_an_order(
 def test_frames_in_another_order_have_the_vectors_of_such_a_clip(temporal: Any, tiny_dir: Path, tmp_path: Path) -> None:
     loss = {"direction": 1.0, "event_order": 1.0}
     cfg, source = config(tiny_dir, loss=loss, temporal=temporal, cache="off", train_vision_layers=1), ordered(12, 0)
-    state = prepare(cfg, source, None, tmp_path, lambda *_: None, DistContext())
+    state = prepare(cfg, source, None, tmp_path, lambda *_: None, DistContext(), Decoding())
     try:
         for p in state.model.temporal.parameters():  # a new module gives every order the same vector
             p.data += 0.1 * torch.randn(p.shape, generator=torch.Generator().manual_seed(p.numel()))

@@ -129,6 +129,31 @@ def test_saved_and_loaded_is_the_same(backbone: Backbone, temporal: StanConfig, 
     assert loaded.digest == model.digest == json.loads((tmp_path / "model" / "model.json").read_text())["digest"]
 
 
+def without_digests(folder: Path) -> None:
+    """As a folder of an earlier version: model.json names no digests of the files in backbone/."""
+    tree = json.loads((folder / "model.json").read_text())
+    del tree["files"]
+    (folder / "model.json").write_text(json.dumps(tree))
+
+
+def test_another_tokenizer_is_another_model(tmp_path: Path) -> None:
+    """Its vectors of texts would be others. What it was last called with is no part of it."""
+    model = VideoCLIP(load_backbone(BackboneConfig()), StanConfig(layers=1))
+    model.save(tmp_path / "before")
+    model.encode_text(model.backbone.tokenize(["a red circle"]))
+    model.backbone.tokenizer.tokenize(["a red circle"], text_length=5)
+    model.save(tmp_path / "after")
+    before, after = (tmp_path / name / "backbone" / "tokenizer.json" for name in ("before", "after"))
+    assert before.read_bytes() == after.read_bytes()
+    assert VideoCLIP.load(tmp_path / "after").digest == model.digest
+    tree = json.loads(after.read_text())
+    tree["normalizer"] = None
+    for damaged in (json.dumps(tree), ""):
+        after.write_text(damaged)
+        with pytest.raises(M2raapError, match=r"tokenizer\.json: is missing or differs from its digest in model\.json"):
+            VideoCLIP.load(tmp_path / "after")
+
+
 def test_a_broken_folder_is_named(backbone: Backbone, tmp_path: Path) -> None:
     with pytest.raises(M2raapError, match=r"model\.json"):
         VideoCLIP.load(tmp_path)
@@ -149,6 +174,9 @@ def test_a_broken_folder_is_named(backbone: Backbone, tmp_path: Path) -> None:
         VideoCLIP.load(tmp_path)
     (tmp_path / "model.json").write_text(json.dumps(model_json))
     (tmp_path / "backbone" / "open_clip_config.json").rename(tmp_path / "elsewhere.json")
+    with pytest.raises(M2raapError, match=r"open_clip_config\.json: is missing or differs"):
+        VideoCLIP.load(tmp_path)
+    without_digests(tmp_path)
     with pytest.raises(M2raapError, match=r"open_clip_config\.json.* config\.json"):
         VideoCLIP.load(tmp_path)
     (tmp_path / "backbone" / "config.json").write_text("{}")
@@ -160,6 +188,7 @@ def test_damaged_settings_of_a_tokenizer_are_no_bug(tmp_path: Path) -> None:
     VideoCLIP(load_backbone(BackboneConfig()), StanConfig(layers=1)).save(tmp_path / "m")
     path = tmp_path / "m" / "backbone" / "tokenizer_config.json"
     settings = json.loads(path.read_text())
+    without_digests(tmp_path / "m")
     path.write_text(json.dumps(settings | {"pad_token": None}))
     with pytest.raises(M2raapError, match="pad_token"):
         VideoCLIP.load(tmp_path / "m")

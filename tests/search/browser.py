@@ -138,10 +138,19 @@ class Page:
         raise TimeoutError(f"never true: {script}; faults: {self.faults}")
 
     def press(self, key: str) -> None:
+        """A real key. A busy machine may swallow an event of the keyboard: one that did not arrive is sent again."""
         code, number, text = KEYS[key]
         down = {"type": "keyDown" if text else "rawKeyDown", "key": key, "code": code, "windowsVirtualKeyCode": number}
-        self.send("Input.dispatchKeyEvent", **down, **({"text": text} if text else {}))
-        self.send("Input.dispatchKeyEvent", type="keyUp", key=key, code=code, windowsVirtualKeyCode=number)
+        for _ in range(3):
+            self.js(
+                "window.pressed = false; "
+                "addEventListener('keydown', () => { window.pressed = true }, {once: true, capture: true}); 0"
+            )
+            self.send("Input.dispatchKeyEvent", **down, **({"text": text} if text else {}))
+            self.send("Input.dispatchKeyEvent", type="keyUp", key=key, code=code, windowsVirtualKeyCode=number)
+            if self.js("window.pressed"):
+                return
+        raise AssertionError(f"the key {key} did not arrive; faults: {self.faults}")
 
     def write(self, text: str) -> None:
         self.send("Input.insertText", text=text)

@@ -12,7 +12,6 @@ import pytest
 from typer.testing import CliRunner
 
 from m2raap.cli.main import app
-from m2raap.core.engine import LocalEngine
 from m2raap.core.errors import M2raapError
 from m2raap.core.files import write_json
 from m2raap.core.lock import locked
@@ -56,19 +55,6 @@ def test_an_index_that_was_added_to_equals_one_made_at_once(tmp_path: Path) -> N
     assert gallery.langs == ("en", "zh") and gallery.vectors_NE.shape == (8, 128)
     clip = gallery.clip(gallery.row_of["c1"])
     assert clip["duration_s"] == pytest.approx(1.1) and (clip["width"], clip["height"]) == (96, 96)
-
-
-def test_workers_write_the_same_index(tmp_path: Path) -> None:
-    once = files(index_of(tmp_path, rows(6)))
-    engine = LocalEngine(2)
-    try:
-        counts = make_index(tmp_path / "spread", view_of(tmp_path, rows(4)), TINY, engine=engine)
-        assert counts["embedded"] == 4
-        view = view_of(tmp_path, rows(6))
-        counts = make_index(tmp_path / "spread", view, TINY, add=True, engine=engine)
-    finally:
-        engine.close()
-    assert (counts["embedded"], counts["kept"]) == (2, 4) and files(tmp_path / "spread") == once
 
 
 def test_changed_frames_are_embedded_again_and_clips_that_left_the_view_are_removed(tmp_path: Path) -> None:

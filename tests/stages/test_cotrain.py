@@ -1,4 +1,4 @@
-"""cotrain as a stage: the same bytes after a kill, by any number of workers and on Ray; adaptation starts from it."""
+"""cotrain as a stage: the same bytes after a kill; adaptation starts from it."""
 
 from __future__ import annotations
 
@@ -102,17 +102,6 @@ def test_a_window_of_all_clips_is_no_window(view: View, tiny_dir: Path, tmp_path
     for name, window in (("all", None), ("window", 1000)):
         assert stage(tiny_dir, window=window, rounds=1).run(StepInputs(view, tmp_path / name, LocalEngine(1)))
     assert files(tmp_path / "all") == files(tmp_path / "window")
-
-
-def test_workers_write_the_same_bytes(
-    undisturbed: Path, view: View, tiny_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """In shares of 8 clips, of which a window has two."""
-    monkeypatch.setattr(stage_module, "SHARE_CLIPS", 8)
-    engine = LocalEngine(2)
-    assert stage(tiny_dir).run(StepInputs(view, tmp_path / "two", engine))
-    engine.close()
-    assert files(tmp_path / "two") == files(undisturbed)
 
 
 def test_what_is_not_there_is_named(view: View, tiny_dir: Path, tmp_path: Path) -> None:

@@ -71,17 +71,12 @@ def whole(in_parts: View, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
     return digests(out)
 
 
-def test_workers_and_shares_write_the_same_files(in_parts: View, whole: dict[str, str], tmp_path: Path) -> None:
-    engine = LocalEngine(2)
-    try:
-        assert STAGE.run_on(in_parts, BackboneConfig(), tmp_path / "workers", engine=engine)
-    finally:
-        engine.close()
+def test_shares_write_the_same_files(in_parts: View, whole: dict[str, str], tmp_path: Path) -> None:
     for share in ((2, 2), (1, 2)):
         assert not (tmp_path / "shares" / "manifest.json").exists()
         done = STAGE.run_on(in_parts, BackboneConfig(), tmp_path / "shares", engine=LocalEngine(1), share=share)
         assert done is (share == (1, 2))
-    assert digests(tmp_path / "workers") == digests(tmp_path / "shares") == whole
+    assert digests(tmp_path / "shares") == whole
 
 
 def test_finished_parts_are_kept_and_damaged_ones_made_again(
