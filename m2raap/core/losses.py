@@ -39,9 +39,11 @@ def refuse_losses(folder: Path, view: View, allow_refused: float) -> None:
             f"is {allow_refused:.1%}; {_advice(MISSING_FILE, view, folder)}"
         )
     if not view.is_benchmark and lost > total / 2:
-        named = ", ".join(f"{reason} {number:,}" for reason, number in _by_number(reasons))
+        by_number = _by_number(reasons)
+        named = ", ".join(f"{reason} {number:,}" for reason, number in by_number)
         talk.log(
-            f"{talk.title(folder, folder.name)}: {lost:,} of {total:,} clips were dropped ({named}); {_advice('', view, folder)}"
+            f"{talk.title(folder, folder.name)}: {lost:,} of {total:,} clips were dropped ({named}); "
+            f"{_advice(by_number[0][0], view, folder)}"
         )
 
 

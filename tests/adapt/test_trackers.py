@@ -23,6 +23,9 @@ def test_both_get_every_number_of_the_log(tiny_dir: Path, tmp_path: Path, monkey
         steps=3, batch_size=4, val_every_steps=2, threads=1, tensorboard=True, wandb="a-project",
     )  # fmt: skip
     assert not adapt(cfg, ordered(8, 0), ordered(3, 1), tmp_path / "out", stop_after=2).finished
+    assert not adapt(cfg, ordered(8, 0), ordered(3, 1), tmp_path / "twin", stop_after=1).finished
+    of_run, of_twin = ((tmp_path / name / "scratch" / "wandb-run").read_text() for name in ("out", "twin"))
+    assert of_run != of_twin, "the same settings and clips in another folder are another run"
     assert adapt(cfg, ordered(8, 0), ordered(3, 1), tmp_path / "out").finished
     lines = [json.loads(line) for line in (tmp_path / "out" / "train.jsonl").read_text().splitlines()]
     timings = [json.loads(line) for line in (tmp_path / "out" / "timings.jsonl").read_text().splitlines()]

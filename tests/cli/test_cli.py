@@ -226,3 +226,35 @@ def test_quiet_may_stand_before_and_after_the_command(words: tuple[str, ...], mo
     monkeypatch.setattr(main.talk, "be_quiet", told.append)
     m2raap(*words)
     assert told[-1] is True
+
+
+def test_a_stage_takes_the_settings_of_an_arm(small_world: Path, tmp_path: Path):
+    words = ("filter", small_world / "train", "--limit", 4, "--workers", 1, "--recipe")
+    (tmp_path / "r.yaml").write_text(
+        "name: r\nlangs: [en]\narms:\n  strict: {filter: {text: {rules: {text_too_short: {en: 50}}}}}\n  plain: {}\n"
+    )
+    done = m2raap(*words, tmp_path / "r.yaml", "--out", tmp_path / "base")
+    assert "without its arms; strict sets this stage otherwise (--arm NAME" in done.stderr
+    assert json.loads((tmp_path / "base" / "manifest.json").read_text())["counts"]["clips_out"] > 0
+    done = m2raap(*words, tmp_path / "r.yaml", "--arm", "strict", "--out", tmp_path / "strict", check=3)
+    assert "no clip of 4 is left" in done.stderr and "without its arms" not in done.stderr
+    done = m2raap(*words, tmp_path / "r.yaml", "--arm", "x", "--out", tmp_path / "x", check=2)
+    assert "--arm x: recipe r has no such arm" in done.stderr
+
+
+def test_of_the_processes_of_torchrun_the_first_names_its_command(monkeypatch: pytest.MonkeyPatch, capsys):
+    monkeypatch.setattr(main.interrupt, "ignore_all", lambda: None)
+    monkeypatch.setattr(sys, "argv", ["main.py", "adapt", "R", "--out", "a b"])
+    for name, value in (("RANK", "0"), ("LOCAL_WORLD_SIZE", "4")):
+        monkeypatch.setenv(name, value)
+    assert main._interrupted() == 130
+    command = capsys.readouterr().err.splitlines()[-1].strip()
+    assert command == "torchrun --nproc_per_node 4 -m m2raap.cli.main adapt R --out 'a b'"
+    monkeypatch.setenv("RANK", "3")
+    assert main._interrupted() == 130 and capsys.readouterr().err == ""
+
+
+def test_the_list_of_recipes_says_what_each_is_for():
+    lines = m2raap("recipe", "show").stdout.splitlines()
+    assert len(lines) > 10 and all(len(line.split()) > 4 and len(line) < 140 for line in lines)
+    assert "demo" in json.loads(m2raap("recipe", "show", "--json").stdout)

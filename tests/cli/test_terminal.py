@@ -8,6 +8,7 @@ import os
 import pty
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -161,3 +162,14 @@ def test_plain(text: str):
 @pytest.mark.parametrize("text", ["一只猫\u3000跑了。\n", "👩‍🚒 ❤️ naïve\u00a0café", "می‌خواهم", "क्ष\tน้ำ"])
 def test_what_people_write_stays(text: str):
     assert plain(text) == text
+
+
+def test_a_part_that_takes_long_is_told_of(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    """While nothing advances, lines tell that the command is at work; after the end there are none."""
+    told = threading.Event()
+    monkeypatch.setattr(talk, "_SECONDS_BETWEEN_LINES", 0.01)
+    monkeypatch.setattr(talk, "log", lambda line: told.set() if "0/3, 0 s so far" in line else print(line))
+    with talk.progress("a stage", 3) as advance:
+        assert told.wait(20), "no line came"
+        advance(3)
+    assert "a stage: 3/3 in" in capsys.readouterr().out

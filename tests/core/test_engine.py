@@ -102,3 +102,19 @@ def test_on_the_cpu_only_one_thread_is_spread(monkeypatch: pytest.MonkeyPatch):
 
 def pid_of(_: int) -> int:
     return os.getpid()
+
+
+def variables(_: int) -> tuple[int, str | None]:
+    return os.getpid(), os.environ.get("OMP_NUM_THREADS")
+
+
+def test_every_process_starts_with_one_thread(monkeypatch: pytest.MonkeyPatch):
+    """A process that the pool started later would have the variables of this one."""
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    local = LocalEngine(5)
+    try:
+        answers = dict(local.map(variables, range(40)))
+        assert len(getattr(local.pool(), "_processes")) == 5  # noqa: B009
+        assert {threads for _, threads in answers.values()} == {"1"}
+    finally:
+        local.close()

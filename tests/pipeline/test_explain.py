@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from m2raap.core.corpus import write_corpus
 from m2raap.core.files import read_json, write_json
 from m2raap.core.tables import Row, row_key
 from m2raap.export.corpus import curated_steps, curated_view
@@ -14,7 +15,7 @@ from m2raap.pipeline.inspect import status
 from m2raap.pipeline.run_folder import RunFolder
 from m2raap.report.examples import NEAR, nearly_dropped
 from m2raap.stages.rules import Judged, StageRules
-from tests.conftest import sign_again
+from tests.conftest import m2raap, sign_again
 from tests.runs import copied
 from tests.stages.embedded import write_run
 
@@ -160,3 +161,16 @@ def test_status_has_a_row_for_the_report_where_there_is_one(tmp_path: Path):
     row = status(run)[-1]
     assert (row["stage"], row["state"], row["folder"]) == ("report", "done", str(tmp_path / "report"))
     assert row["arms"] == ["a", "b"]
+
+
+def test_a_clip_of_a_benchmark_without_frames_counts_as_not_retrieved(tmp_path: Path):
+    (tmp_path / "videos").mkdir()
+    (tmp_path / "videos" / "broken.mp4").write_bytes(b"no video")
+    clips = [{"clip_id": "b", "video": "broken.mp4", "split": "test"}]
+    texts = [{"text_id": "b.0", "clip_id": "b", "lang": "en", "text": "a cat", "origin": "raw", "active": True}]
+    write_corpus(tmp_path / "B", clips, texts, video_root=tmp_path / "videos", source={}, benchmark="custom")
+    m2raap("keyframes", tmp_path / "B", "--out", tmp_path / "K", "--workers", 1, check=3)
+    lines = m2raap("explain", "b", "--in", tmp_path / "K").stdout.splitlines()
+    assert any(
+        line.startswith("kept without frames (not_media), as no clip of a benchmark is dropped") for line in lines
+    )

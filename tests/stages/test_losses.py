@@ -125,6 +125,12 @@ def test_a_few_missing_videos_are_weighed_against_allow_refused(tmp_path: Path, 
     m2raap(*alone, "--allow-refused", "10%")
 
 
+def test_that_most_clips_were_dropped_is_told(tmp_path: Path, video: Path):
+    words = ("filter", footage(tmp_path, video, 5, num_texts=2), "--out", tmp_path / "f", "--workers", 1)
+    told = m2raap(*words, "--set", "filter.keep_without_text=false").stderr
+    assert "/f: 3 of 5 clips were dropped (no_text_left 3); 'm2raap explain CLIP --in " in told
+
+
 def captioned(tmp_path: Path, colours: dict[str, str]) -> Path:
     frames = with_frames(drawn_corpus(tmp_path / "C", {clip: [] for clip in colours}), tmp_path / "k", colours)
     m2raap("caption", frames, "--out", tmp_path / "c", "--set", "caption.frames=2", "--set", "langs=[en]")
