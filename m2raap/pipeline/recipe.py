@@ -214,6 +214,8 @@ def find_recipe(name: str) -> Path:
     shipped = recipes_folder() / f"{path.stem}.yaml"
     if shipped.is_file() and path.parent in (Path("."), Path("recipes")):
         return shipped
+    if (other := path.with_suffix(".yml" if path.suffix == ".yaml" else ".yaml")).is_file():
+        raise UsageError(f"{name}: no such file; did you mean '{other}'?")
     known = sorted(file.stem for file in recipes_folder().glob("*.yaml"))
     raise UsageError(f"{name}: no such file, and no shipped recipe of that name: {suggestion(path.stem, known)}")
 

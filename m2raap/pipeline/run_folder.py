@@ -155,7 +155,7 @@ class RunFolder:
         """The run in the folder. Raises M2raapError where there is none, or where its run.json is damaged."""
         if not (path / "run.json").exists():
             what = "holds no run (no run.json)" if path.is_dir() else "no such folder"
-            raise M2raapError(f"{path}: {what}; give the --out of 'm2raap run'")
+            raise M2raapError(f"{path}: {what}; give the --out of 'm2raap run', or --verify for a stage or a corpus")
         tree = read_object(path / "run.json")
         try:
             build(_Map, tree, str(path / "run.json"))

@@ -227,6 +227,10 @@ def as_tree(cost: Cost, recipe: Recipe) -> dict[str, Any]:
     }
 
 
+def _gb(value: float) -> str:
+    return f"{value:.2g}" if value >= 0.001 else "under 0.001"
+
+
 def cost_lines(arm: str, tree: dict[str, Any]) -> list[str]:
     """The lines in which `run --dry-run` prints the cost of an arm."""
     chunk = f" in chunks of {tree['micro_batch']}" if tree["micro_batch"] < tree["batch_size"] else ""
@@ -238,5 +242,5 @@ def cost_lines(arm: str, tree: dict[str, Any]) -> list[str]:
         f"{arm} needs a peak of {tree['gpu_memory_gb']:.3g} GB on one GPU, {tree['gpu_memory_gb_of_8']:.3g} GB on each of "
         f"{GPUS}: weights, gradients and Adam {tree['state_gb']:.3g} GB ({tree['weights_million']:.1f} M weights, "
         f"{tree['learning_million']:.1f} M learn), activations {tree['kept_mb_a_clip']:.3g} MB a clip x {chunk_size}, "
-        f"logits {tree['logits_gb']:.2g} GB{guessed}",
+        f"logits {_gb(tree['logits_gb'])} GB{guessed}",
     ]

@@ -140,8 +140,9 @@ def test_killed_in_two_stages_and_resumed_gives_the_same_bytes(small_world: Path
     """
     out = undisturbed.parent.parent / "killed" / "run"  # manifests say where the world lies: as seen from beside it
     shutil.copytree(undisturbed / "zero_shot", out / "zero_shot")
-    for last, marker in (("keyframes", "m2raap/keyframes/plan.json"), ("evaluate", "m2raap/adapt/scratch/*")):
-        process = started(*words(small_world, out, "--workers", 2, "--until", last))
+    moments = (("keyframes", 2, "m2raap/keyframes/plan.json"), ("evaluate", 1, "m2raap/adapt/scratch/*"))
+    for last, workers, marker in moments:
+        process = started(*words(small_world, out, "--workers", workers, "--until", last))
         wait_for(lambda marker=marker: any(out.glob(marker)), process)
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
