@@ -15,7 +15,7 @@ from m2raap.video.shape import PixelAspects
 from m2raap.video.trust import MAX_RUN, Losses, Stamps, spread_damage
 
 if TYPE_CHECKING:
-    from av import VideoFrame
+    from av import Packet, VideoFrame
 
 # Containers of which FFmpeg has no index but of the packets that it has read. Joined files hold times more than once, so that a
 # seek to the first one may end in the middle.
@@ -170,7 +170,8 @@ def _need_room_for_a_frame(context: Any) -> None:
 def _tolerant(opened: OpenVideo, keys_only: bool) -> Iterator[tuple[VideoFrame | None, bool]]:
     """All frames; None for each failure to read or decode a packet. Stops after MAX_ERRORS_IN_A_ROW failures in a row.
 
-    With each frame: whether it may be predicted from lost data.
+    With each frame: whether it may be predicted from lost data. Each packet is read before the one before it is decoded, because
+    where bytes are missing inside a packet it ends with foreign ones, which only the demuxer notices, behind it.
     """
     import av.error
 
@@ -178,23 +179,20 @@ def _tolerant(opened: OpenVideo, keys_only: bool) -> Iterator[tuple[VideoFrame |
     losses = Losses(stream.codec_context, opened.format_name, keys_only)
     aspects = PixelAspects(stream.codec_context, *opened.pixel_aspect)
     failures = 0
-    packets = opened.packets()
-    while failures <= MAX_ERRORS_IN_A_ROW:
-        try:
-            packet = next(packets)
-        except (StopIteration, av.error.EOFError):
-            return
-        except MemoryError as error:
-            raise MemoryError(str(error)) from None
-        except av.error.FFmpegError:
+    reads = _read(opened, losses)
+    read = next(reads, None)
+    while read is not None and failures <= MAX_ERRORS_IN_A_ROW:
+        (packet, skipped_before), read = read, next(reads, None)
+        skipped_after = read is not None and read[1]
+        if packet is None:
             failures += 1
             losses.before_next()
             yield None, True
-            packets = opened.packets()  # the exception has closed the generator; a new one continues
             continue
         if keys_only and packet.size and not packet.is_keyframe:
+            losses.skipped_before |= skipped_before
             continue  # by the packet's flag, because the decoders of VP9 and AV1 ignore `skip_frame`
-        losses.add(packet)
+        losses.add(packet, skipped_before, skipped_after)
         try:
             frames = packet.decode()
         except av.error.EOFError:
@@ -216,3 +214,22 @@ def _tolerant(opened: OpenVideo, keys_only: bool) -> Iterator[tuple[VideoFrame |
             origin = losses.origin_of(frame)
             aspects.mark(origin)
             yield frame, losses.taint(frame, origin.number)
+
+
+def _read(opened: OpenVideo, losses: Losses) -> Iterator[tuple[Packet | None, bool]]:
+    """All packets, None for each failure to read one, and whether the demuxer has skipped what it could not read before it."""
+    import av.error
+
+    packets = opened.packets()
+    while True:
+        try:
+            packet = next(packets)
+        except (StopIteration, av.error.EOFError):
+            return
+        except MemoryError as error:
+            raise MemoryError(str(error)) from None
+        except av.error.FFmpegError:
+            yield None, losses.demuxer_failed()
+            packets = opened.packets()  # the exception has closed the generator; a new one continues
+            continue
+        yield packet, losses.demuxer_failed()

@@ -44,6 +44,7 @@ class Losses:
         self._context = context
         self._context.copy_opaque = True  # every frame gets the `opaque` of its packet
         self._keys_only = keys_only
+        self.skipped_before = False  # whether the demuxer has skipped data before packets that were not added
         # Streams for broadcast, of which parts are lost unnoticed. Frames are cut out of them by a parser, so that the flag of
         # damage comes with the packet before.
         self._is_broadcast = format_name in ("mpegts", "mpeg")
@@ -57,16 +58,21 @@ class Losses:
         self._last_error = av.logging.get_last_error
         self._num_errors = self._last_error()[0]
 
-    def add(self, packet: Packet) -> None:
-        """Numbers the next packet, which is to be decoded next."""
+    def demuxer_failed(self) -> bool:
+        """Whether FFmpeg has reported an error since the last call. To be called after each packet is read."""
+        return self._new_error() is not None
+
+    def add(self, packet: Packet, skipped_before: bool, skipped_after: bool = False) -> None:
+        """Numbers the next packet, which is to be decoded next; whether the demuxer has skipped data before and after it."""
         self.number += 1
         packet.opaque = FrameOrigin(self.number)
         starts_late = self.number == 0 and not packet.is_keyframe and self._context.name not in _START_AT_KEY_FRAME
         if starts_late or packet.is_corrupt:
             self._lost.append(self.number)
         if not self._is_broadcast:
-            if self._new_error() and self.number:  # the demuxer has skipped what it could not read before this packet
+            if skipped_after or (self.number and (skipped_before or self.skipped_before)):
                 self._lost.append(self.number)
+            self.skipped_before = False
             return
         if packet.is_corrupt:
             self._lost.append(self.number + 1)
