@@ -1,1 +1,1 @@
-from tests.tiny_backbone import backbone, tiny_dir  # noqa: F401  # fixtures
+from tests.tiny_backbone import backbone, tiny_dir, untouched  # noqa: F401  # fixtures

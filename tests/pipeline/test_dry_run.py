@@ -241,7 +241,7 @@ def test_what_a_part_needs_is_not_taken_for_what_a_clip_needs() -> None:
     assert (measured.seconds_for(200), measured.bytes_for(200)) == (110.0, 2100.0)
 
 
-@pytest.mark.parametrize("num_parts", [16, 128])
+@pytest.mark.parametrize("num_parts", [16, 64])
 def test_an_estimate_does_not_grow_with_the_number_of_parts(small_world: Path, tmp_path: Path, num_parts: int) -> None:
     """In most parts lies none of the eight clips: what these parts need is counted once, not for every clip."""
     corpus, recipe = (
