@@ -62,8 +62,9 @@ def _status_line(row: dict[str, Any]) -> str:
 
     clips = Counts.from_dict(row.get("counts", {})).clips
     flow = f"{clips.rows_in} -> {clips.rows_out} clips" if clips.rows_in else ""
-    parts = f"{row['scored']}/{row['parts']} parts scored" if "parts" in row else ""
-    line = f"{row['state']:<11} {row['folder']:<44} {flow or parts:<28} {', '.join(row['arms'])}"
+    done = f"{row['scored']}/{row['parts']} parts scored" if "parts" in row else ""
+    done = f"after step {row['step']:,}" if "step" in row else done
+    line = f"{row['state']:<11} {row['folder']:<44} {flow or done:<28} {', '.join(row['arms'])}"
     line += f" on {talk.one_line(', '.join(row['devices']))}" if row.get("devices") else ""
     differences = other_versions(row.get("libraries", {}))
     return f"{line}\n{'':<11} made with {differences}" if differences else line

@@ -75,7 +75,8 @@ def run_data_stage(
         if finished:
             num_retriable = len(retriable())
             reasons = ", ".join(WORTH_ANOTHER_TRY)
-            note = f"; {num_retriable:,} clips were dropped for a reason that may be gone ({reasons}): --force tries them again"
+            were = "clip was" if num_retriable == 1 else "clips were"
+            note = f"; {num_retriable:,} {were} dropped for a reason that may be gone ({reasons}): --force tries again"
             talk.log(f"{stage.name}: already finished{note if num_retriable else ''}")
             return True
         plan = plan_digest(folder)

@@ -29,7 +29,8 @@ from m2raap.core.tombstones import FILE as TOMBSTONES
 from m2raap.core.view import View, changed_parents, digest_in
 from m2raap.pipeline.plan import Step
 from m2raap.pipeline.run_folder import RunFolder
-from m2raap.stages import stage_classes
+from m2raap.stages import data_stages, stage_classes
+from m2raap.stages.training_log import last_step
 
 
 def check(folder: Path) -> list[dict[str, Any]]:
@@ -182,9 +183,13 @@ def _status_row(step: Step) -> dict[str, Any]:
         row |= {"devices": devices} if devices else {}
         return row | {"state": state, "counts": manifest["counts"], "libraries": manifest.get("libraries", {})}
     if (step.folder / "plan.json").exists():
+        row |= {"state": "unfinished"}
+        if step.stage not in data_stages():
+            trained = last_step(step.folder)
+            return row if trained is None else row | {"step": trained}
         total = read_record(Plan, step.folder / "plan.json")["num_parts"]
         done = {phase: len(list((step.folder / "done").glob(f"{phase}-*.json"))) for phase in ("score", "apply")}
-        return row | {"state": "unfinished", "parts": total, "scored": done["score"], "applied": done["apply"]}
+        return row | {"parts": total, "scored": done["score"], "applied": done["apply"]}
     return row
 
 

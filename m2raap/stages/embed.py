@@ -213,8 +213,14 @@ class EmbedStage(SingleStage[EmbedConfig]):
     ) -> bool:
         """Embeds a view by an adapted model's folder, a bare backbone, or any other Embedder; False where parts of other shares
         are still missing. With an `engine` parts are embedded by its workers, unless the model is an Embedder in this process.
+
+        Raises M2raapError for a view without key-frames, and as `embed`.
         """
         alone = engine is None or not isinstance(model, Path | BackboneConfig)
+        if not view.folders:
+            raise M2raapError(
+                f"{view.corpus_path}: has no key-frames; give the folder that 'm2raap keyframes' makes from it"
+            )
 
         def embed_share(target: Path, plan: str) -> bool:
             assert engine is not None and isinstance(model, Path | BackboneConfig)

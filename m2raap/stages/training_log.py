@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from pathlib import Path
 from typing import Any, NamedTuple, NotRequired
 
@@ -18,6 +20,9 @@ BELOW_START = (
     "the kept model is below the untrained one on the val clips (adapt.keep=best: by less than their standard error, so that "
     "more of them are needed to tell)"
 )
+
+_END_BYTES = 1 << 16  # of a log, which hold its last lines
+_STEP = re.compile(rb'"step": (\d{1,15})\b[^\n]*\n')
 
 
 class _ValR1(TypedDict):
@@ -46,6 +51,18 @@ def _read(folder: Path) -> list[_Line]:
         if missing := {"mrr", "r1", "loss"} - line.get("val", {"mrr": 0.0, "r1": 0.0, "loss": 0.0}).keys():
             raise M2raapError(f"{folder / 'train.jsonl'}: row {number}: val has no {', '.join(sorted(missing))}")
     return lines
+
+
+def last_step(folder: Path) -> int | None:
+    """The last step that the log of a training under way holds whole; None without one."""
+    path = folder / "train.jsonl"
+    try:
+        with open(path, "rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - _END_BYTES))
+            steps = _STEP.findall(file.read())
+    except OSError:
+        return None
+    return int(steps[-1]) if steps else None
 
 
 def _val_of(line: _Line) -> dict[str, float] | None:

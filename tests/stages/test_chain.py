@@ -147,6 +147,9 @@ def test_killed_in_two_stages_and_resumed_gives_the_same_bytes(small_world: Path
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
         assert not (out / "m2raap" / "adapt" / "manifest.json").exists(), "killed in the middle of it"
+    states = {row["folder"]: row for row in json.loads(m2raap("status", out, "--json").stdout)}
+    trained = states[str(out / "m2raap" / "adapt")]
+    assert trained["state"] == "unfinished" and "parts" not in trained, "a training has steps, not parts"
     m2raap(*words(small_world, out, "--workers", 1, "--until", "evaluate"))
     assert digests(out) == digests(undisturbed)
 

@@ -47,6 +47,13 @@ def test_texts_of_a_benchmark_are_cut_and_the_protocol_says_so(clip: VideoCLIP, 
     assert np.array_equal(rows[4].video_VE, rows[None].video_VE)
 
 
+def test_a_corpus_without_key_frames_is_named_before_anything_is_written(tmp_path: Path) -> None:
+    view = drawn_benchmark(tmp_path, num=2)
+    with pytest.raises(M2raapError, match="bench: has no key-frames; give the folder that 'm2raap keyframes' makes"):
+        EmbedStage(EmbedConfig()).run_on(View(view.corpus_path), BackboneConfig(), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_length_that_the_model_has_not_is_named(clip: VideoCLIP, tmp_path: Path) -> None:
     view = drawn_benchmark(tmp_path, num=2)
     with pytest.raises(M2raapError, match=rf"embed\.text_length is 999.*{clip.backbone.context_length} tokens"):

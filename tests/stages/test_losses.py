@@ -105,7 +105,7 @@ def test_missing_videos_stop_a_run_also_under_until_and_a_stage_alone(tmp_path: 
     alone = ("filter", corpus, "--out", tmp_path / "f")
     assert "missing_file 10" in m2raap(*alone, "--allow-refused", "100%", check=3).stderr
     away.rename(file)
-    assert "--force tries them again" in m2raap(*run, check=3).stderr
+    assert "--force tries again" in m2raap(*run, check=3).stderr
     m2raap(*run, "--force")
     assert "10 -> 10 clips" in m2raap("status", tmp_path / "R").stdout
 

@@ -1,7 +1,7 @@
 import json
 from pathlib import Path
 
-from m2raap.stages.training_log import kept_text, training_curves, training_summary
+from m2raap.stages.training_log import kept_text, last_step, training_curves, training_summary
 
 
 def summary_of(folder: Path, lines: list[dict]) -> dict:
@@ -62,3 +62,11 @@ def test_a_log_of_an_earlier_version(tmp_path: Path) -> None:
     assert kept_text(summary) == "kept step 1 of 2; val R@1 25.0 at the start, 50.0 kept, 50.0 last"
     assert training_curves(tmp_path).val == {"r1": [(0.0, 0.25), (1.0, 0.5), (2.0, 0.5)]}
     assert summary_of(tmp_path, STEPS)["kept_step"] == 2
+
+
+def test_the_last_step_is_that_of_the_last_whole_line(tmp_path: Path):
+    assert last_step(tmp_path) is None
+    (tmp_path / "train.jsonl").write_bytes(
+        b'{"loss": 1, "step": 3}\n' + b'{"step": 12, "loss": 2}\n' * 9000 + b'{"step": 13'
+    )
+    assert last_step(tmp_path) == 12
