@@ -22,7 +22,8 @@ from m2raap.video.limits import Refused, VideoConfig
 from m2raap.video.worker import VideoWorker
 
 # Measured while decoding (m2raap.video.extract). Where `reading` is sparse, not all frames were decoded: signals that need all
-# (num_shots, motion, luma_mean, black_share, frozen_share) are null, and no rule is applied to them.
+# (num_shots, motion, luma_mean, black_share, frozen_share) are null, and no rule is applied to them; where it is referenced,
+# expected_frames and variable_frame_rate.
 SIGNALS = {
     "duration_s": "float", "source_width": "int", "source_height": "int", "decoded_frames": "int",
     "expected_frames": "int", "corrupt_share": "float", "fps": "float", "variable_frame_rate": "bool",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
     import numpy as np
 
 _MUCH_LONGER = 0.05  # see _Scan.is_longer_by
+# Containers that state the time of every frame, and codecs whose decoders leave out frames that no other needs.
+_TIMED, _SKIPPABLE = ("mov", "matroska"), ("h264", "hevc")
+_MISSING_S = 0.5  # how much of the end of a clip may be frames that were left out
 SAMPLES_PER_S = (
     8.0  # motion, darkness and stillness are sampled at this rate, so that they do not depend on the frame rate
 )
@@ -77,6 +81,13 @@ def _read(
         clip = read_sparsely(opened, planned, end_s, cfg, limits)
         if clip is not None:
             return clip
+    context = opened.stream.codec_context
+    if cfg.reading == "referenced" and opened.format_name in _TIMED and context.name in _SKIPPABLE:
+        with _referenced_only(context):
+            scan = _Scan(opened, start_s, end_s, cfg, cuts_s, leaves_out=True)
+            scan.run()
+        if scan.is_like_the_whole:
+            return scan.result()
     scan = _Scan(opened, start_s, end_s, cfg, cuts_s)
     scan.run()
     if scan.is_longer_by > _MUCH_LONGER:  # the candidates lie in the length by the header, not in the whole clip
@@ -88,6 +99,16 @@ def _read(
             return _between_frames(opened, displayed_s, start_s, end_s, cfg)
     scan.tally.judge(limits)
     return scan.result()
+
+
+@contextmanager
+def _referenced_only(context: Any) -> Iterator[None]:
+    """Within the block the decoder leaves out frames from which no other is predicted: of H.264 with B-frames about half."""
+    context.skip_frame = "NONREF"
+    try:
+        yield
+    finally:
+        context.skip_frame = "DEFAULT"
 
 
 def _between_frames(
@@ -111,7 +132,9 @@ class _Scan:
         cfg: KeyframeConfig,
         known_cuts_s: Sequence[float] | None,
         window_s: float | None = None,
+        leaves_out: bool = False,
     ) -> None:
+        self._leaves_out = leaves_out  # whether the decoder gives only frames that others need
         self._planes, self._sizes = PlaneMaker(), SizeChanges()
         self.opened, self.cfg, self.start_s, self.end_s = opened, cfg, start_s, end_s
         self.tally = Tally(opened, start_s, end_s)
@@ -181,6 +204,13 @@ class _Scan:
         self.pool = FramePool(self.cfg.k, self.window_s, frame_bytes, self._renderer.picture, keys)
 
     @property
+    def is_like_the_whole(self) -> bool:
+        """Whether the frames that others need suffice: none of them is damaged, they reach to the end, and there are enough."""
+        tally = self.tally
+        is_whole = not (tally.lost or tally.damaged) and tally.covered_s >= self.window_s - _MISSING_S > 0
+        return is_whole and self.is_longer_by <= 0 and len(self.times_s) >= 2 * self.cfg.k
+
+    @property
     def is_longer_by(self) -> float:
         """How much longer the clip is than the header says, as a share; 0 where its last frame begins before that end."""
         is_longer = self.end_s is None and 0 < self.window_s <= (self.times_s or [0.0])[-1]
@@ -200,19 +230,19 @@ class _Scan:
         motion = None if self._motion is None else self._motion.tensor(length_s, cuts_s).tobytes()
         return replace(clip, motion=motion)
 
-    def _signals(self, length_s: float) -> dict[str, float | int | bool | str]:
-        typical_s = median(self._steps_s) if len(self.times_s) > 1 else 0.0
+    def _signals(self, length_s: float) -> dict[str, float | int | bool | str | None]:
+        typical_s = median(self._steps_s) if len(self.times_s) > 1 and not self._leaves_out else 0.0
         fps = self.opened.fps
         if typical_s and not 0.5 < fps * typical_s < 2:
             fps = 1 / typical_s  # the header states a clock rate, or nothing
         return {
-            "reading": "full",
+            "reading": "referenced" if self._leaves_out else "full",
             "duration_s": length_s,
             "decoded_frames": self.tally.decoded,
-            "expected_frames": self.tally.expected_frames,
+            "expected_frames": None if self._leaves_out else self.tally.expected_frames,
             "corrupt_share": self.tally.corrupt_share,
             "fps": fps,
-            "variable_frame_rate": varies(self.times_s),
+            "variable_frame_rate": None if self._leaves_out else varies(self.times_s),
             "size_changes": self._sizes.count,
             "num_shots": len(shot_bounds(self.cuts_s, length_s)),
         } | self._samples.signals()

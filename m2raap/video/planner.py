@@ -101,14 +101,14 @@ class SparsePlan:
 def plan_sparse(opened: OpenVideo, start_s: float, end_s: float | None, cfg: KeyframeConfig) -> SparsePlan | None:
     """The plan of a sparse reading of [start_s, end_s); None where the clip is to be decoded in full.
 
-    With `cfg.reading` auto, a clip is decoded in full where the header states a length below `sparse_from_s`, or none, and
+    With `cfg.reading` auto or referenced, there is none where the header states a length below `sparse_from_s`, or none, and
     where the sparse reading does not decode `sparse_gain` times fewer frames. An AVI with B-frames is always decoded in
     full: its packets do not tell when their frames are displayed.
     """
     if opened.format_name == "avi" and opened.stream.codec_context.has_b_frames:
         return None
     announced_s = (opened.stated_end_s if end_s is None else end_s) - start_s
-    if cfg.reading == "full" or (cfg.reading == "auto" and announced_s < cfg.sparse_from_s):
+    if cfg.reading == "full" or (cfg.reading != "sparse" and announced_s < cfg.sparse_from_s):
         return None
     packets = read_packets(opened, start_s, end_s)
     length_s = min(packets.end_s, end_s - start_s) if end_s is not None else packets.end_s
@@ -117,7 +117,7 @@ def plan_sparse(opened: OpenVideo, start_s: float, end_s: float | None, cfg: Key
     if not seeks:
         return None
     candidate = SparsePlan(packets, seeks, start_s, length_s, len(packets.times_s))
-    if cfg.reading == "auto" and candidate.frames * cfg.sparse_gain > candidate.full_frames:
+    if cfg.reading != "sparse" and candidate.frames * cfg.sparse_gain > candidate.full_frames:
         return None
     return candidate
 

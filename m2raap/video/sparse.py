@@ -32,8 +32,8 @@ def read_sparsely(
 ) -> ClipKeyframes | None:
     """Key-frames and signals of a clip; unmeasured signals are None, shots are -1, and `why` says that they are unknown.
 
-    Returns None where `cfg.reading` is auto and a frame of the plan is damaged or missing; the clip is then to be decoded in
-    full. Where it is sparse, such frames are left out. Raises Refused: truncated, corrupt, unsupported_codec.
+    Returns None where `cfg.reading` is not sparse and a frame of the plan is damaged or missing; the clip is then to be decoded
+    in full. Where it is sparse, such frames are left out. Raises Refused: truncated, corrupt, unsupported_codec.
     """
     tally = Tally(opened, plan.start_s, end_s)
     tally.decoded, tally.covered_s = len(plan.packets.presentation), plan.packets.end_s
@@ -42,7 +42,7 @@ def read_sparsely(
     reader = _Reader(opened, plan, cfg)
     for seek in plan.seeks:
         reader.read(seek)
-        if reader.lost and cfg.reading == "auto":
+        if reader.lost and cfg.reading != "sparse":
             return None
     if not reader.candidates or reader.corrupt_share > limits.max_corrupt_share:
         raise Refused("corrupt", f"{reader.lost} of the frames that the sparse reading needs are damaged or missing")
