@@ -44,9 +44,9 @@ class KeyframeConfig(Config):
     reading: Literal["auto", "full", "referenced", "sparse"] = Field(
         default="auto",
         description="full: every frame is decoded; sparse: only I-frames and a few frames reached by seeking are decoded, so "
-        "that shots and motion stay unknown; auto: sparse where sparse_from_s and sparse_gain allow it, else full; referenced: as "
-        "auto, but instead of all frames of H.264 and HEVC in MP4 and Matroska only those from which others are predicted, in two "
-        "thirds of the time; damaged and very short clips are decoded in full.",
+        "that shots and motion stay unknown; auto: sparse where sparse_from_s and sparse_gain allow it, else full; referenced: "
+        "as auto, but instead of all frames of H.264 and HEVC in MP4 and Matroska only those from which others are predicted, in "
+        "two thirds of the time; damaged and very short clips are decoded in full.",
     )
     sparse_from_s: float = Field(
         default=120.0,
