@@ -202,7 +202,7 @@ class _SharedRows(torch.autograd.Function):
         return dist_context.gather_rows(rows, count)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]  # autograd's own takes any
         return gradient[slice(*ctx.share)] * ctx.world_size, None, None
 
 

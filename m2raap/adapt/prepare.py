@@ -65,9 +65,9 @@ def prepare(
 ) -> TrainState:
     """The state of a run before its first step, or after the step of its checkpoint.
 
-    `decoding`: of stored frames. `caches`: the folder of prefix caches; None: in scratch. `decoders`: only for the input
-    `video`. The caller closes both. Raises M2raapError
-    for settings that do not fit the clips or the backbone, and for a checkpoint of other settings or data.
+    `decoding`: of stored frames. `decoders`: only for the input `video`. The caller closes both. `caches`: the folder of prefix
+    caches; None: in scratch. Raises M2raapError for settings that do not fit the clips or the backbone, and for a checkpoint of
+    other settings or data.
     """
     _refuse_unusable(cfg, source)
     _warn_of_few_frames(cfg, source)

@@ -62,8 +62,11 @@ def _status_line(row: dict[str, Any]) -> str:
 
     clips = Counts.from_dict(row.get("counts", {})).clips
     flow = f"{clips.rows_in} -> {clips.rows_out} clips" if clips.rows_in else ""
-    done = f"{row['scored']}/{row['parts']} parts scored" if "parts" in row else ""
-    done = f"after step {row['step']:,}" if "step" in row else done
+    done = ""
+    if "parts" in row:
+        done = f"{row['scored']}/{row['parts']} parts scored"
+    elif "step" in row:
+        done = f"after step {row['step']:,}"
     line = f"{row['state']:<11} {row['folder']:<44} {flow or done:<28} {', '.join(row['arms'])}"
     line += f" on {talk.one_line(', '.join(row['devices']))}" if row.get("devices") else ""
     differences = other_versions(row.get("libraries", {}))

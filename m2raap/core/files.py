@@ -145,13 +145,18 @@ def read_json_lines(path: Path) -> list[Any]:
         raise M2raapError(f"{path}: cannot be read as lines of JSON ({error})") from None
 
 
-def read_regular(path: Path) -> bytes:
-    """The bytes of a file. Raises M2raapError for one that is absent, over 1 GiB, or a pipe or device, which may never end."""
+def read_regular(path: Path, last_bytes: int | None = None) -> bytes:
+    """The bytes of a file, or its last ones.
+
+    Raises M2raapError for one that is absent, over 1 GiB, or a pipe or device, which may never end.
+    """
     try:
         # Without O_NONBLOCK a named pipe would block here for ever; on a regular file it changes nothing.
         with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as source:
             info = os.fstat(source.fileno())
-            if stat.S_ISREG(info.st_mode) and info.st_size <= _MAX_BYTES:
+            size = info.st_size if last_bytes is None else min(info.st_size, last_bytes)
+            if stat.S_ISREG(info.st_mode) and size <= _MAX_BYTES:
+                source.seek(info.st_size - size)
                 return source.read()
     except FileNotFoundError:
         raise M2raapError(f"{path}: no such file") from None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
 from pathlib import Path
 
 from m2raap.core import talk
@@ -27,9 +26,9 @@ def refuse_losses(folder: Path, view: View, allow_refused: float) -> None:
     if view.is_benchmark:
         reasons = dict(Counter(row["reason"] for row in read_all(folder, "missing")))
     lost = sum(reasons.values())
+    by_number = sorted(reasons.items(), key=lambda item: (-item[1], item[0]))
+    named = ", ".join(f"{reason} {number:,}" for reason, number in by_number) or "it was given none"
     if lost >= total:
-        by_number = _by_number(reasons)
-        named = ", ".join(f"{reason} {number:,}" for reason, number in by_number) or "it was given none"
         advice = _advice(by_number[0][0] if by_number else "", view, folder)
         raise TooManyRefused(f"{folder}: no clip of {total:,} is left ({named}); {advice}")
     missing = reasons.get(MISSING_FILE, 0)
@@ -39,16 +38,10 @@ def refuse_losses(folder: Path, view: View, allow_refused: float) -> None:
             f"is {allow_refused:.1%}; {_advice(MISSING_FILE, view, folder)}"
         )
     if not view.is_benchmark and lost > total / 2:
-        by_number = _by_number(reasons)
-        named = ", ".join(f"{reason} {number:,}" for reason, number in by_number)
         talk.log(
             f"{talk.title(folder, folder.name)}: {lost:,} of {total:,} clips were dropped ({named}); "
             f"{_advice(by_number[0][0], view, folder)}"
         )
-
-
-def _by_number(reasons: Mapping[str, int]) -> list[tuple[str, int]]:
-    return sorted(reasons.items(), key=lambda item: (-item[1], item[0]))
 
 
 def _advice(reason: str, view: View, folder: Path) -> str:

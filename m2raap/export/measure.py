@@ -11,7 +11,7 @@ from m2raap.core.errors import M2raapError
 from m2raap.core.view import View
 from m2raap.retrieval.arms import paired
 from m2raap.retrieval.results_file import read_results
-from m2raap.stages.embed import EmbedConfig, embed
+from m2raap.stages.embed import EmbedConfig, embed, refuse_without_frames
 from m2raap.stages.evaluate import evaluate_folder, read_ranks
 
 if TYPE_CHECKING:
@@ -49,10 +49,7 @@ def measure(view: View, clip: VideoCLIP, seed: int = 0, cfg: EmbedConfig | None 
     """Embeds a benchmark's stored frames and evaluates. Raises M2raapError for a view without frames or of no benchmark."""
     if not view.is_benchmark:
         raise M2raapError(f"{view.corpus_path}: is a training corpus; give the keyframes folder of a benchmark")
-    if not view.folders:
-        raise M2raapError(
-            f"{view.corpus_path}: has no key-frames; give the folder that 'm2raap keyframes' makes from it"
-        )
+    refuse_without_frames(view)
     benchmark = view.corpus.benchmark or "custom"
     with tempfile.TemporaryDirectory(prefix="m2raap-measure-") as scratch:
         embedded, evaluated = (Path(scratch) / benchmark / stage for stage in ("embed", "evaluate"))

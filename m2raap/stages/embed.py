@@ -100,6 +100,14 @@ class EmbedConfig(Config):
         return ("", *self.frame_ablations, *(["uncaptioned"] if self.captions else []))
 
 
+def refuse_without_frames(view: View) -> None:
+    """Raises M2raapError for a corpus that no stage has read, so that there are no frames of it."""
+    if not view.folders:
+        raise M2raapError(
+            f"{view.corpus_path}: has no key-frames; give the folder that 'm2raap keyframes' makes from it"
+        )
+
+
 def embed(
     view: View, cfg: EmbedConfig, model: Path | BackboneConfig | VideoCLIP | Embedder, folder: Path
 ) -> StageOutput:
@@ -217,10 +225,7 @@ class EmbedStage(SingleStage[EmbedConfig]):
         Raises M2raapError for a view without key-frames, and as `embed`.
         """
         alone = engine is None or not isinstance(model, Path | BackboneConfig)
-        if not view.folders:
-            raise M2raapError(
-                f"{view.corpus_path}: has no key-frames; give the folder that 'm2raap keyframes' makes from it"
-            )
+        refuse_without_frames(view)
 
         def embed_share(target: Path, plan: str) -> bool:
             assert engine is not None and isinstance(model, Path | BackboneConfig)

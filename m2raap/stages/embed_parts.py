@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from m2raap.stages.embed import EmbedConfig
 
 PARTS = "parts"  # in the folder of an embed stage that is not finished
+# Raised for a part that is absent or damaged.
+_DAMAGED = (*NPY_ERRORS, KeyError, IndexError, zipfile.BadZipFile, M2raapError)
 # Ways to embed a clip in which its captions differ, and not its frames: reranked, too.
 _CAPTION_VARIANTS = ("", "uncaptioned", "other_captions")
 
@@ -232,12 +234,17 @@ def _packed(vectors: PartVectors, plan: str) -> bytes:
 
 def is_written(task: EmbedTask) -> bool:
     """Whether a worker has written a part of this plan; of its vectors none is read."""
-    path = _path(task)
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            return json.loads(archive["columns"].tobytes())["plan"] == task.plan
-    except (*NPY_ERRORS, KeyError, zipfile.BadZipFile):
+        with np.load(_path(task), allow_pickle=False) as archive:
+            return _described(archive, task) is not None
+    except _DAMAGED:
         return False
+
+
+def _described(archive: Any, task: EmbedTask) -> dict[str, Any] | None:
+    """What a part says of itself; None for one of another plan."""
+    described = json.loads(archive["columns"].tobytes())
+    return described if described["plan"] == task.plan else None
 
 
 def read_part_vectors(task: EmbedTask) -> PartVectors | None:
@@ -247,8 +254,7 @@ def read_part_vectors(task: EmbedTask) -> PartVectors | None:
         return None
     try:
         with np.load(path, allow_pickle=False) as archive:
-            described = json.loads(archive["columns"].tobytes())
-            if described["plan"] != task.plan:
+            if (described := _described(archive, task)) is None:
                 return None
             columns = as_object(PartColumns, described["columns"], path)
             video_VE = {variant: archive[f"video/{variant}"] for variant in task.cfg.variants}
@@ -261,5 +267,5 @@ def read_part_vectors(task: EmbedTask) -> PartVectors | None:
                         _, variant, clip, name = key.split("/")
                         units[variant][int(clip)][name] = archive[key]
             return PartVectors(columns, archive["text"], video_VE, units)
-    except (*NPY_ERRORS, KeyError, IndexError, zipfile.BadZipFile, M2raapError):
+    except _DAMAGED:
         return None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 from typing import Any, NamedTuple, NotRequired
@@ -10,9 +9,10 @@ from typing import Any, NamedTuple, NotRequired
 from typing_extensions import TypedDict
 
 from m2raap.core.errors import M2raapError
+from m2raap.core.files import read_regular
 from m2raap.core.folder import read_timings
 from m2raap.core.records import Count, read_record_lines
-from m2raap.core.signed import refuse_changed_file
+from m2raap.core.signed import refuse_changed_file, verified_path
 
 START_KEPT = "training did not beat the untrained model on the val clips, so that the model is the untrained one"
 
@@ -54,14 +54,9 @@ def _read(folder: Path) -> list[_Line]:
 
 
 def last_step(folder: Path) -> int | None:
-    """The last step that the log of a training under way holds whole; None without one."""
-    path = folder / "train.jsonl"
-    try:
-        with open(path, "rb") as file:
-            file.seek(max(0, os.fstat(file.fileno()).st_size - _END_BYTES))
-            steps = _STEP.findall(file.read())
-    except OSError:
-        return None
+    """The last step that the log of a training under way holds whole; None without one. Raises M2raapError for no file."""
+    path = verified_path(folder, "train.jsonl")
+    steps = _STEP.findall(read_regular(path, _END_BYTES)) if path is not None else []
     return int(steps[-1]) if steps else None
 
 

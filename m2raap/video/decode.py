@@ -182,17 +182,16 @@ def _tolerant(opened: OpenVideo, keys_only: bool) -> Iterator[tuple[VideoFrame |
     reads = _read(opened, losses)
     read = next(reads, None)
     while read is not None and failures <= MAX_ERRORS_IN_A_ROW:
-        (packet, skipped_before), read = read, next(reads, None)
-        skipped_after = read is not None and read[1]
+        (packet, error_before), read = read, next(reads, None)
+        losses.note_before_next(error_before)
         if packet is None:
             failures += 1
             losses.before_next()
             yield None, True
             continue
         if keys_only and packet.size and not packet.is_keyframe:
-            losses.skipped_before |= skipped_before
             continue  # by the packet's flag, because the decoders of VP9 and AV1 ignore `skip_frame`
-        losses.add(packet, skipped_before, skipped_after)
+        losses.add(packet, skipped_after=read is not None and read[1] is not None)
         try:
             frames = packet.decode()
         except av.error.EOFError:
@@ -216,8 +215,8 @@ def _tolerant(opened: OpenVideo, keys_only: bool) -> Iterator[tuple[VideoFrame |
             yield frame, losses.taint(frame, origin.number)
 
 
-def _read(opened: OpenVideo, losses: Losses) -> Iterator[tuple[Packet | None, bool]]:
-    """All packets, None for each failure to read one, and whether the demuxer has skipped what it could not read before it."""
+def _read(opened: OpenVideo, losses: Losses) -> Iterator[tuple[Packet | None, str | None]]:
+    """All packets, None for each failure to read one, and FFmpeg's error since the packet before."""
     import av.error
 
     packets = opened.packets()
@@ -229,7 +228,7 @@ def _read(opened: OpenVideo, losses: Losses) -> Iterator[tuple[Packet | None, bo
         except MemoryError as error:
             raise MemoryError(str(error)) from None
         except av.error.FFmpegError:
-            yield None, losses.demuxer_failed()
+            yield None, losses.new_error()
             packets = opened.packets()  # the exception has closed the generator; a new one continues
             continue
-        yield packet, losses.demuxer_failed()
+        yield packet, losses.new_error()

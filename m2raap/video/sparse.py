@@ -122,7 +122,8 @@ class _Reader:
         losses = Losses(context, self._opened.format_name)
         aspects = PixelAspects(context, *self._opened.pixel_aspect)
         for num_packets, packet in enumerate(self._packets(seek)):
-            losses.add(packet, losses.demuxer_failed())
+            losses.note_before_next(losses.new_error())
+            losses.add(packet)
             try:
                 frames = packet.decode()
                 if seek.frames == 1:  # flushes the decoder: no further packet is needed

@@ -44,7 +44,7 @@ class Losses:
         self._context = context
         self._context.copy_opaque = True  # every frame gets the `opaque` of its packet
         self._keys_only = keys_only
-        self.skipped_before = False  # whether the demuxer has skipped data before packets that were not added
+        self._error_before: str | None = None  # the latest one between the latest packet and the next
         # Streams for broadcast, of which parts are lost unnoticed. Frames are cut out of them by a parser, so that the flag of
         # damage comes with the packet before.
         self._is_broadcast = format_name in ("mpegts", "mpeg")
@@ -58,21 +58,21 @@ class Losses:
         self._last_error = av.logging.get_last_error
         self._num_errors = self._last_error()[0]
 
-    def demuxer_failed(self) -> bool:
-        """Whether FFmpeg has reported an error since the last call. To be called after each packet is read."""
-        return self._new_error() is not None
+    def note_before_next(self, error: str | None) -> None:
+        """An error between the latest packet and the next one that is added: the demuxer has skipped what it could not read."""
+        self._error_before = error or self._error_before
 
-    def add(self, packet: Packet, skipped_before: bool, skipped_after: bool = False) -> None:
-        """Numbers the next packet, which is to be decoded next; whether the demuxer has skipped data before and after it."""
+    def add(self, packet: Packet, skipped_after: bool = False) -> None:
+        """Numbers the next packet, which is to be decoded next. `skipped_after`: the demuxer has skipped data behind it."""
         self.number += 1
         packet.opaque = FrameOrigin(self.number)
         starts_late = self.number == 0 and not packet.is_keyframe and self._context.name not in _START_AT_KEY_FRAME
         if starts_late or packet.is_corrupt:
             self._lost.append(self.number)
         if not self._is_broadcast:
-            if skipped_after or (self.number and (skipped_before or self.skipped_before)):
+            if skipped_after or (self.number and self._error_before is not None):
                 self._lost.append(self.number)
-            self.skipped_before = False
+            self._error_before = None
             return
         if packet.is_corrupt:
             self._lost.append(self.number + 1)
@@ -89,10 +89,11 @@ class Losses:
     def at_latest(self) -> None:
         """The latest packet could not be decoded."""
         self._lost.append(self.number)
+        self.note_before_next(self.new_error())
 
     def note_errors(self) -> None:
         """Looks for errors of the decoder that missing frames cause. To be called after each packet is decoded."""
-        error = self._new_error()
+        error, self._error_before = self.new_error() or self._error_before, None
         if error is not None and not self._keys_only and (self._late or error.startswith(_MISSING)):
             self._lost.append(self.number)
 
@@ -103,7 +104,7 @@ class Losses:
             frame.opaque = origin = FrameOrigin(self.number)
         return origin
 
-    def _new_error(self) -> str | None:
+    def new_error(self) -> str | None:
         """FFmpeg's latest error in this process if it is newer than the last call, even where its level hides it."""
         num_errors, error = self._last_error()
         if num_errors == self._num_errors:

@@ -44,7 +44,7 @@ class FullOnce(torch.autograd.Function):
         return values.clone()
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]  # autograd's own takes any
         FullOnce.calls += 1
         if FullOnce.calls == FullOnce.fails_at:
             raise torch.cuda.OutOfMemoryError

@@ -1,6 +1,10 @@
 import json
+import os
 from pathlib import Path
 
+import pytest
+
+from m2raap.core.errors import M2raapError
 from m2raap.stages.training_log import kept_text, last_step, training_curves, training_summary
 
 
@@ -70,3 +74,7 @@ def test_the_last_step_is_that_of_the_last_whole_line(tmp_path: Path):
         b'{"loss": 1, "step": 3}\n' + b'{"step": 12, "loss": 2}\n' * 9000 + b'{"step": 13'
     )
     assert last_step(tmp_path) == 12
+    (tmp_path / "train.jsonl").unlink()
+    os.mkfifo(tmp_path / "train.jsonl")
+    with pytest.raises(M2raapError, match="train.jsonl"):  # and does not wait for somebody to write into the pipe
+        last_step(tmp_path)

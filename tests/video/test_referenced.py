@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import av
@@ -17,11 +16,17 @@ from tests.video.conftest import Make
 from tests.video.test_trust import with_hole
 
 SOURCE = "testsrc2=s=96x72:r=25:d=6"
-H264 = {"g": 50, "bf": 3, "preset": "veryfast", "crf": 18}
+# A fixed pattern of B-frames, of which the middle one of three is referenced: what x264 would choose depends on the machine.
+H264 = {"g": 50, "bf": 3, "preset": "veryfast", "crf": 18, "x264-params": "b-adapt=0:scenecut=0"}
 STREAMS = {
     "h264.mp4": H264,
     "h264.mkv": H264 | {"cluster_time_limit": 500},
-    "hevc.mp4": {"vcodec": "libx265", "g": 50, "preset": "ultrafast", "x265-params": "log-level=none:bframes=3"},
+    "hevc.mp4": {
+        "vcodec": "libx265",
+        "g": 50,
+        "preset": "ultrafast",
+        "x265-params": "log-level=none:bframes=3:b-adapt=0:scenecut=0",
+    },
     "mpeg4.avi": {"vcodec": "mpeg4", "bf": 2, "q:v": 3, "preset": None},
     "vp9.webm": {"vcodec": "libvpx-vp9", "g": 50, "preset": None, "deadline": "realtime", "cpu-used": 8},
 }
@@ -86,4 +91,4 @@ def test_a_window_is_read_as_the_whole(streams: Path):
     full, part = (read(streams / "h264.mp4", reading, 1.5, 5.5) for reading in ("full", "referenced"))
     assert part.signals["reading"] == "referenced"
     np.testing.assert_allclose(part.times_s, full.times_s, atol=0.2)
-    assert replace(part, signals={}) != replace(full, signals={}), "of another number of frames"
+    assert part.signals["decoded_frames"] < 0.8 * full.signals["decoded_frames"]

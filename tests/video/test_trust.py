@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import ffmpeg
 import numpy as np
@@ -12,6 +13,7 @@ from m2raap.video.container import open_video
 from m2raap.video.decode import decode
 from m2raap.video.limits import VideoConfig
 from m2raap.video.probe import examine
+from m2raap.video.trust import Losses
 
 LIMITS = VideoConfig()
 SOURCE = "testsrc2=s=96x72:r=25:d=6"
@@ -81,3 +83,32 @@ def test_key_frames_alone_are_no_damage(stream: Path) -> None:
     with open_video(stream, LIMITS) as opened:
         items = list(decode(opened, keys_only=True))
     assert len(items) >= 2 and not any(item.corrupt for item in items)
+
+
+def lost_with(monkeypatch: pytest.MonkeyPatch, format_name: str, errors: list[str | None]) -> list[int]:
+    """Numbers of the packets that count as lost where FFmpeg reports `errors`, one at each question, and packet 1 cannot be
+    decoded. Packets 0 to 4; each is read before the one before it is decoded."""
+    losses = Losses(SimpleNamespace(name="h264"), format_name)
+    replies = iter(errors)
+    monkeypatch.setattr(losses, "new_error", lambda: next(replies))
+    error_before = losses.new_error()
+    for number in range(5):
+        losses.note_before_next(error_before)
+        error_before = losses.new_error()
+        losses.add(SimpleNamespace(is_keyframe=number == 0, is_corrupt=False, dts=None), error_before is not None)  # type: ignore[arg-type]  # what it reads
+        losses.at_latest() if number == 1 else losses.note_errors()
+    return sorted(set(losses._lost))
+
+
+def test_an_error_of_the_decoder_counts_for_the_next_packet_and_of_the_demuxer_for_both_sides(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # Asked after the reading of packet 0, then for each packet after the reading of the next one and after its decoding.
+    quiet: list[str | None] = [None] * 11
+    assert lost_with(monkeypatch, "mov", quiet) == [1]
+    of_decoding = [*quiet[:4], "cannot decode", *quiet[5:]]
+    assert lost_with(monkeypatch, "mov", of_decoding) == [1, 2], "not 3, which may be a key-frame"
+    of_reading_3 = [*quiet[:5], "skipped", *quiet[6:]]
+    assert lost_with(monkeypatch, "mov", of_reading_3) == [1, 2, 3]
+    missing = [*quiet[:4], "Missing reference picture", *quiet[5:]]
+    assert lost_with(monkeypatch, "mpegts", missing) == [1, 2], "asked for at the next packet, also of a broadcast"
