@@ -29,7 +29,6 @@ from m2raap.adapt.harmonize import harmony
 from m2raap.adapt.keep import add_to_mean, is_averaged, note_scores
 from m2raap.adapt.logs import DoneStep, LateNumbers
 from m2raap.adapt.lora import merge_lora, refuse_unreached
-from m2raap.adapt.loss_config import CONFLICT_FILE
 from m2raap.adapt.optim import lr_multiplier, set_rates
 from m2raap.adapt.pixels import Decoding, decoder_processes
 from m2raap.adapt.prepare import prepare, training_device
@@ -41,6 +40,7 @@ from m2raap.adapt.validate import ValScores, validate
 from m2raap.core.config import result_settings
 from m2raap.core.errors import M2raapError
 from m2raap.core.interrupt import StopRequest, note_kept
+from m2raap.core.scores import PAIR_SIGNALS
 
 
 @dataclass(frozen=True)
@@ -303,7 +303,7 @@ def _put_kept(state: TrainState) -> int:
 def _write_model(state: TrainState, result: AdaptResult) -> None:
     """Writes the conflict of the texts, then model/ as a whole or not at all, and removes the scratch folder."""
     if state.conflict is not None:
-        write_conflict(state.out / CONFLICT_FILE, state.train.texts.raw_ids, *state.conflict.means())
+        write_conflict(state.out / PAIR_SIGNALS, state.train.texts.raw_ids, *state.conflict.means())
     state.model.eval()
     if state.cfg.lora is not None:
         merge_lora(state.model)

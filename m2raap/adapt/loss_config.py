@@ -8,8 +8,6 @@ from pydantic import BeforeValidator, Field, field_validator
 
 from m2raap.core.config import HOW, Config
 
-CONFLICT_FILE = "signals/pairs.parquet"  # in the folder of a training with adapt.harmonize
-
 
 class TermConfig(Config):
     """The weight of a term of the loss, and from when it counts. A number alone is the weight."""

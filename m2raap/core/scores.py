@@ -22,6 +22,7 @@ from m2raap.core.tables import Row
 from m2raap.core.tombstones import Tombstones
 
 NAMES = ("clip_id", "text_id", "video")
+PAIR_SIGNALS = "signals/pairs.parquet"  # scores of captions, in the folder of a training that writes some
 
 
 @dataclass(frozen=True)

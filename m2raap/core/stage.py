@@ -104,6 +104,11 @@ class Stage(Generic[C]):
 class SingleStage(Stage[C]):
     """Base of the stages that take their input whole. Long work resumes by itself (see core.whole.run_single_stage)."""
 
+    @property
+    def writes_signals(self) -> bool:
+        """Whether it leaves scores of captions for `filter` of a later arm (m2raap.core.scores.PAIR_SIGNALS)."""
+        return False
+
     def run(self, step: StepInputs) -> bool:
         """Brings the step's folder to its finished state; False where another process finishes it."""
         raise NotImplementedError  # abstract: the stage itself
@@ -140,7 +145,6 @@ class DataStage(Stage[C]):
 
     reads: ClassVar[tuple[str, ...]] = ("texts",)  # tables that `score` sees besides clips: texts, frames, jpegs
     reads_signals: ClassVar[tuple[str, ...]] = ()  # columns of earlier stages' signals that `score` sees
-    reads_scores: ClassVar[bool] = False  # whether it reads users' scores (--scores)
     adds: tuple[str, ...] = ()  # tables that `score` writes besides signals
     reduces: ClassVar[bool] = False
     verdict_columns: ClassVar[dict[str, str]] = {}  # of the scores that only `apply` can compute
@@ -164,6 +168,11 @@ class DataStage(Stage[C]):
 
     def plan(self, step: StepInputs) -> Plan:
         return plan_of(self.name, self.version, self.prepared(step.view, step.scores), self.settings())
+
+    @property
+    def reads_scores(self) -> bool:
+        """Whether it reads users' scores (--scores)."""
+        return False
 
     def dependencies(self) -> dict[str, Any]:
         """What `score` depends on besides its own config: versions of rules, digests of prompts, the backbone."""

@@ -19,20 +19,20 @@ from m2raap.adapt.sources import PairSource
 from m2raap.adapt.state import FrameReader
 from m2raap.core.ahead import ahead
 from m2raap.cotrain.config import CotrainConfig
+from m2raap.cotrain.modalities import Modalities
 from m2raap.cotrain.model import Towers, as_adapt
-from m2raap.cotrain.senses import Senses
-from m2raap.cotrain.towers import raw_features
+from m2raap.cotrain.towers import MotionTower, SoundTower, TextTower
 from m2raap.models.video_clip import VideoCLIP
 
-BATCH_CLIPS = 64
+BATCH_CLIPS, ROWS_AT_ONCE = 64, 8192
 
 
 @dataclass(frozen=True)
 class Clips:
-    """What reads the frames of the clips, and their senses."""
+    """What reads the frames of the clips, and what else they hold."""
 
     frames: FrameReader
-    senses: Senses
+    others: Modalities
 
     def video_vectors(self, clip: VideoCLIP, inputs: Tensor, mask_BT: Tensor) -> Tensor:
         """Unit video vectors (B, E) of what `frames` has read, by a model on the device of `inputs`."""
@@ -48,21 +48,34 @@ def open_frames(cfg: CotrainConfig, source: PairSource, clip: VideoCLIP, caches:
 
 
 @torch.inference_mode()
-def encode(towers: Towers, clips: Clips, rows: np.ndarray, raw_senses: bool = False) -> dict[str, np.ndarray]:
+def encode(towers: Towers, clips: Clips, rows: np.ndarray, raw: bool = False) -> dict[str, np.ndarray]:
     """Of each modality the unit vectors (N, E) in float32 of these clips; 0 for clips without it.
 
-    `raw_senses`: of motion and sound the values themselves, which is what is clustered before a tower has learnt anything.
+    `raw`: of modalities beside the frames the values themselves, which is what is clustered before a tower has learnt anything.
     """
     place = towers.clip.backbone.device
     towers.eval()
-    vectors: dict[str, list[np.ndarray]] = {name: [] for name in ("frames", *towers.senses)}
+    vectors: dict[str, list[np.ndarray]] = {name: [] for name in ("frames", *towers.others)}
     batches = [rows[start : start + BATCH_CLIPS] for start in range(0, len(rows), BATCH_CLIPS)]
     read = ahead(clips.frames.batch, batches, threads=1, num_ahead=2)
     for batch, (inputs, mask_BT) in zip(batches, read, strict=True):
         video_BE = clips.video_vectors(towers.clip, inputs.to(place), mask_BT.to(place))
         vectors["frames"].append(video_BE.float().cpu().numpy())
-        for sense, tower in towers.senses.items():
-            values = clips.senses.batch(sense, batch)
-            vector = raw_features(sense, values) if raw_senses else tower(values.to(place)).float().cpu()
-            vectors[sense].append(vector.numpy() * clips.senses.present[sense][batch][:, None])
+        for name, tower in towers.others.items():
+            assert isinstance(tower, MotionTower | SoundTower | TextTower)
+            values = clips.others.batch(name, batch)
+            vector = tower.prepared(values).flatten(1) if raw else tower(values.to(place)).float().cpu()
+            vectors[name].append(vector.numpy() * clips.others.present(name, batch)[:, None])
     return {name: np.concatenate(parts) for name, parts in vectors.items()}
+
+
+@torch.inference_mode()
+def encode_all(towers: Towers, others: Modalities, name: str) -> np.ndarray:
+    """Unit vectors (N, E) of all rows of a modality, of which a clip may have several."""
+    values, tower = others.values[name], towers.others[name]
+    place = towers.clip.backbone.device
+    parts = []
+    for start in range(0, len(values), ROWS_AT_ONCE):
+        block = torch.from_numpy(np.array(values[start : start + ROWS_AT_ONCE]))
+        parts.append(tower(block.to(place)).float().cpu().numpy())
+    return np.concatenate(parts)

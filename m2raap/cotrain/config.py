@@ -10,6 +10,12 @@ from m2raap.core.config import HOW, Config
 from m2raap.models.config import BackboneConfig, StanConfig, TemporalConfig
 
 Sense = Literal["motion", "sound"]
+Lang = Literal["en", "zh"]
+
+
+def text_name(lang: str) -> str:
+    """The name of the captions in a language as a modality."""
+    return f"text_{lang}"
 
 
 class CotrainConfig(Config):
@@ -21,6 +27,11 @@ class CotrainConfig(Config):
         default=("motion", "sound"),
         description="What else of a clip is a modality, beside its frames: of keyframes.senses. Without any, the frames teach "
         "themselves.",
+    )
+    texts: tuple[Lang, ...] = Field(
+        default=(),
+        description="Languages whose captions are a modality too, by the text tower as it is. Captions then get a "
+        "score for `filter.scores`: how well their clusters go with those of their clip.",
     )
     num_frames: int = Field(default=8, ge=2, description="Number of frames per clip that the video tower reads.")
     rounds: int = Field(
@@ -68,8 +79,15 @@ class CotrainConfig(Config):
     )
     seed: int = Field(default=0, description="Seed of everything that co-training draws.")
 
+    @property
+    def others(self) -> tuple[str, ...]:
+        """The modalities beside the frames, by name."""
+        return (*self.senses, *map(text_name, self.texts))
+
     @model_validator(mode="after")
     def _each_once(self) -> CotrainConfig:
-        if len(set(self.senses)) < len(self.senses):
-            raise ValueError("cotrain.senses names one twice")
+        for key in ("senses", "texts"):
+            values = getattr(self, key)
+            if len(set(values)) < len(values):
+                raise ValueError(f"cotrain.{key} names one twice")
         return self

@@ -23,10 +23,7 @@ class Labels:
 
     def agreement(self, first: str, second: str) -> np.ndarray:
         """(N,) cluster_pmi of the coarse clusters of two modalities; NaN for a clip without one of them."""
-        score_N = np.full(len(self.coarse[first]), np.nan)
-        both = np.flatnonzero((self.coarse[first] >= 0) & (self.coarse[second] >= 0))
-        score_N[both] = cluster_pmi(self.coarse[first][both], self.coarse[second][both])
-        return score_N
+        return cluster_pmi(self.coarse[first], self.coarse[second])
 
     def agreement_of_frames(self) -> dict[str, np.ndarray]:
         """`agreement` of frames with each other modality, by its name."""
@@ -56,7 +53,7 @@ def label_window(
     """
     labels, centres = Labels({}, {}), {}
     for name, vectors_NE in vectors.items():
-        vectors_NE = centred(vectors_NE)
+        vectors_NE = centred(vectors_NE, mean_of_present(vectors_NE))
         rows = np.flatnonzero(np.abs(vectors_NE).sum(1) > 0)
         start = before.get(name)
         if start is not None and start.coarse_CE.shape[1] != vectors_NE.shape[1]:
@@ -67,8 +64,13 @@ def label_window(
     return labels, centres
 
 
-def centred(vectors_NE: np.ndarray) -> np.ndarray:
-    """Unit rows less their mean, 0 where a row is 0: raw values, and the vectors of towers, share a large common part."""
+def centred(vectors_NE: np.ndarray, mean_E: np.ndarray) -> np.ndarray:
+    """Unit rows less a mean, 0 where a row is 0: raw values, and the vectors of towers, share a large common part."""
     present = np.abs(vectors_NE).sum(1) > 0
-    moved = np.where(present[:, None], vectors_NE - vectors_NE[present].mean(0), 0.0)
+    moved = np.where(present[:, None], vectors_NE - mean_E, 0.0)
     return (moved / np.maximum(np.linalg.norm(moved, axis=1, keepdims=True), 1e-12)).astype(np.float32)
+
+
+def mean_of_present(vectors_NE: np.ndarray) -> np.ndarray:
+    """(E,) mean of the rows that are not 0."""
+    return vectors_NE[np.abs(vectors_NE).sum(1) > 0].mean(0)

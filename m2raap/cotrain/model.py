@@ -7,37 +7,41 @@ import shutil
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from m2raap.adapt.config import AdaptConfig
 from m2raap.adapt.optim import choose_trained, parameter_groups
+from m2raap.core.errors import M2raapError
 from m2raap.cotrain.config import CotrainConfig
-from m2raap.cotrain.towers import SIZE, TOWERS, Heads
+from m2raap.cotrain.towers import SIZE, Heads, new_tower
 from m2raap.models.families import load_backbone
 from m2raap.models.video_clip import VideoCLIP
 from m2raap.models.weights_file import save_weights
 
+OTHERS = "others.safetensors"
+
 
 class Towers(nn.Module):
-    """The video tower with its temporal module, and a small tower for each sense."""
+    """The video tower with its temporal module, and a small tower for each other modality."""
 
-    def __init__(self, clip: VideoCLIP, senses: tuple[str, ...]) -> None:
+    def __init__(self, clip: VideoCLIP, others: tuple[str, ...]) -> None:
         super().__init__()
         self.clip = clip
-        self.senses = nn.ModuleDict({sense: TOWERS[sense]() for sense in senses})
+        self.others = nn.ModuleDict({name: new_tower(name, clip.backbone.embed_dim) for name in others})
 
     def sizes(self) -> dict[str, int]:
         """Of each modality the size of its vectors."""
-        return {"frames": self.clip.backbone.embed_dim} | dict.fromkeys(self.senses, SIZE)
+        return {"frames": self.clip.backbone.embed_dim} | dict.fromkeys(self.others, SIZE)
 
     def save(self, folder: Path) -> None:
         """Writes the folder as a whole or not at all."""
         temp = folder.with_name(f"{folder.name}.tmp")
         shutil.rmtree(temp, ignore_errors=True)
         self.clip.save(temp / "model")
-        weights = {name: value.detach().cpu().contiguous().clone() for name, value in self.senses.state_dict().items()}
-        save_weights(weights, temp / "senses.safetensors")
+        weights = {name: value.detach().cpu().contiguous().clone() for name, value in self.others.state_dict().items()}
+        save_weights(weights, temp / OTHERS)
         shutil.rmtree(folder, ignore_errors=True)
         os.replace(temp, folder)
 
@@ -48,13 +52,19 @@ def new_towers(cfg: CotrainConfig) -> Towers:
     _ = clip.backbone.digest  # computed and kept before any weight changes
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(cfg.seed)
-        return Towers(clip, cfg.senses)
+        return Towers(clip, cfg.others)
 
 
-def load_towers(folder: Path, senses: tuple[str, ...]) -> Towers:
-    """The towers that `Towers.save` wrote."""
-    towers = Towers(VideoCLIP.load(folder / "model"), senses)
-    towers.senses.load_state_dict(load_file(folder / "senses.safetensors"))
+def load_towers(folder: Path, others: tuple[str, ...]) -> Towers:
+    """The towers that `Towers.save` wrote. Raises M2raapError for damaged files."""
+    towers = Towers(VideoCLIP.load(folder / "model"), others)
+    try:
+        towers.others.load_state_dict(load_file(folder / OTHERS))
+    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise M2raapError(
+            f"{folder / OTHERS}: cannot be read ({reason}); remove {folder} to go on from the round before"
+        ) from None
     return towers
 
 
@@ -72,7 +82,7 @@ def make_optimiser(towers: Towers, heads: Heads, cfg: CotrainConfig) -> torch.op
     adapt = as_adapt(cfg)
     choose_trained(towers.clip, adapt)
     groups = parameter_groups(towers.clip, adapt)
-    for module in (towers.senses, heads):
+    for module in (towers.others, heads):
         for decayed in (True, False):
             weights = [p for p in module.parameters() if (p.ndim >= 2) == decayed]
             rate = {"name": "new", "base_lr": cfg.lr_new, "weight_decay": cfg.weight_decay * decayed}

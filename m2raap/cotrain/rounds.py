@@ -30,9 +30,9 @@ from m2raap.core.clusters import CoarseToFine
 from m2raap.core.config import digest, result_settings
 from m2raap.core.errors import M2raapError
 from m2raap.core.interrupt import StopRequest, note_kept
-from m2raap.cotrain.clips import Clips
-from m2raap.cotrain.config import CotrainConfig
-from m2raap.cotrain.labels import Labels, label_window
+from m2raap.cotrain.clips import Clips, encode_all
+from m2raap.cotrain.config import CotrainConfig, text_name
+from m2raap.cotrain.labels import Labels, centred, label_window, mean_of_present
 from m2raap.cotrain.model import Towers, away, load_towers, make_optimiser, new_towers
 from m2raap.cotrain.towers import Heads
 from m2raap.cotrain.windows import window_rows
@@ -59,10 +59,11 @@ class _State:
 
 @dataclass(frozen=True)
 class Cotrained:
-    """What co-training leaves: the towers, and of every clip its clusters by them."""
+    """What co-training leaves: the towers, and by them the clusters of every clip, and of all captions of each language."""
 
     towers: Towers
     labels: Labels
+    captions: dict[str, tuple[np.ndarray, np.ndarray]]
     steps: int
 
 
@@ -88,7 +89,7 @@ def cotrain(
     scratch.mkdir(parents=True, exist_ok=True)
     key = digest([result_settings(cfg), data])
     state = _resumed(cfg, scratch, key)
-    start = copy.deepcopy(load_towers(round_folder(scratch, 0), cfg.senses).clip if state.number else state.towers.clip)
+    start = copy.deepcopy(load_towers(round_folder(scratch, 0), cfg.others).clip if state.number else state.towers.clip)
     start.requires_grad_(False).eval()
     clips = clips_of(state.towers)
     if state.number == 0 and not round_folder(scratch, 0).exists():
@@ -107,13 +108,17 @@ def cotrain(
                     note_kept(f"the co-training in {out} is kept as it is after round {state.number} of {cfg.rounds}")
                     raise KeyboardInterrupt
         vectors = embed(np.arange(num_clips), cfg.rounds)
-        labels, _ = label_window(vectors, cfg.coarse, cfg.fine, cfg.seed, state.centres)
+        labels, centres = label_window(vectors, cfg.coarse, cfg.fine, cfg.seed, state.centres)
+        captions = {}
+        for name in map(text_name, cfg.texts):
+            mean_E = mean_of_present(vectors[name])
+            captions[name] = centres[name].assign(centred(encode_all(state.towers, clips.others, name), mean_E))
         steps = _steps_a_round(cfg, num_clips) * cfg.rounds
         logs.write({"round": cfg.rounds, "step": steps, "together": labels.mutual_information()})
         logs.sync()
     finally:
         logs.close()
-    return Cotrained(state.towers, labels, steps)
+    return Cotrained(state.towers, labels, captions, steps)
 
 
 def _steps_a_round(cfg: CotrainConfig, num_clips: int) -> int:
@@ -154,8 +159,8 @@ def _round(
         on_place = (inputs.to(place), mask_BT.to(place))
         video_BE = clips.video_vectors(towers.clip, *on_place)
         of_batch = {"frames": video_BE}
-        for sense, tower in towers.senses.items():
-            of_batch[sense] = tower(clips.senses.batch(sense, rows[batch]).to(place))
+        for name, tower in towers.others.items():
+            of_batch[name] = tower(clips.others.batch(name, rows[batch]).to(place))
         label_B = {
             name: tuple(torch.from_numpy(part[name][batch]).to(place) for part in (labels.coarse, labels.fine))
             for name in of_batch
@@ -203,7 +208,7 @@ def _batches(cfg: CotrainConfig, window: int, count: int, number: int) -> Iterat
 def _resumed(cfg: CotrainConfig, scratch: Path, key: str) -> _State:
     """The state after the last finished round; a new one where there is none."""
     finished = [path for path in sorted(scratch.glob("round-*")) if (path / "state.pt").is_file()]
-    towers = load_towers(finished[-1], cfg.senses) if finished else new_towers(cfg)
+    towers = load_towers(finished[-1], cfg.others) if finished else new_towers(cfg)
     clusters = dict.fromkeys(towers.sizes(), (cfg.coarse, cfg.coarse * cfg.fine))
     heads = Heads(towers.sizes(), clusters)
     state = _State(towers, heads, make_optimiser(towers, heads, cfg))

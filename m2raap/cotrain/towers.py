@@ -1,4 +1,4 @@
-"""Small towers over a clip's motion and sound, and the heads that tell clusters from a vector.
+"""Small towers over a clip's motion, sound and captions, and the heads that tell clusters from a vector.
 
 B clips, E size of a vector, S segments, F bands, G grid, K clusters.
 """
@@ -60,13 +60,30 @@ class SoundTower(nn.Module):
         return F.normalize(self.layers(self.prepared(db_BSF)), dim=-1)
 
 
-TOWERS: dict[str, type[MotionTower] | type[SoundTower]] = {"motion": MotionTower, "sound": SoundTower}
+class TextTower(nn.Module):
+    """Two layers on the vector of a caption by the untrained text tower, to a unit vector (B, E)."""
+
+    def __init__(self, embed_dim: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(embed_dim, 2 * SIZE), nn.GELU(), nn.Linear(2 * SIZE, SIZE))
+
+    @staticmethod
+    def prepared(text_BE: Tensor) -> Tensor:
+        return text_BE.float()
+
+    def forward(self, text_BE: Tensor) -> Tensor:
+        # Unit vectors of E dimensions have elements of about 1 / sqrt(E).
+        return F.normalize(self.layers(self.prepared(text_BE) * text_BE.shape[1] ** 0.5), dim=-1)
+
+
 SHAPES: dict[str, tuple[int, ...]] = {"motion": MOTION_SHAPE, "sound": SOUND_SHAPE}
 
 
-def raw_features(sense: str, values: Tensor) -> Tensor:
-    """(B, ...) the values themselves as rows, in the scale in which the tower reads them."""
-    return TOWERS[sense].prepared(values).flatten(1)
+def new_tower(modality: str, embed_dim: int) -> MotionTower | SoundTower | TextTower:
+    """A tower for a modality beside the frames. `embed_dim`: size of the vectors of captions."""
+    if modality == "motion":
+        return MotionTower()
+    return SoundTower() if modality == "sound" else TextTower(embed_dim)
 
 
 class Heads(nn.Module):
@@ -94,12 +111,12 @@ class Heads(nn.Module):
                         weight.copy_(torch.randn(weight.shape, generator=generator) / weight.shape[1] ** 0.5)
 
     def loss(self, vectors: dict[str, Tensor], labels: Mapping[str, Sequence[Tensor]], temperature: float) -> Tensor:
-        """The mean cross-entropy of learners with the labels of their teachers, coarse and fine, half each.
+        """The sum over the learners of their mean cross-entropy with the labels of their teachers, coarse and fine, half each.
 
         `labels`: of each modality the coarse and the fine cluster (B,) of the clips, -1 for a clip without the modality, in
         which case nothing is learnt from it there. Vectors of such clips may be anything.
         """
-        losses = []
+        losses: dict[str, list[Tensor]] = {}
         for name in self.coarse:
             learner, teacher = name.split("<")
             both_B = (labels[teacher][0] >= 0) & (labels[learner][0] >= 0)
@@ -108,5 +125,6 @@ class Heads(nn.Module):
             for heads, label_B in zip((self.coarse, self.fine), labels[teacher], strict=True):
                 weight = F.normalize(heads[name].weight, dim=1)  # type: ignore[arg-type]
                 logits = vectors[learner][both_B].float() @ weight.T / temperature
-                losses.append(F.cross_entropy(logits, label_B[both_B]))
-        return torch.stack(losses).mean() if losses else next(iter(vectors.values())).sum() * 0.0
+                losses.setdefault(learner, []).append(F.cross_entropy(logits, label_B[both_B]))
+        means = [torch.stack(of_learner).mean() for of_learner in losses.values()]
+        return torch.stack(means).sum() if means else next(iter(vectors.values())).sum() * 0.0

@@ -18,14 +18,22 @@ from pydantic import Field
 
 from m2raap.core.clusters import spherical_kmeans
 from m2raap.core.config import Config
+from m2raap.core.errors import M2raapError
+
+NO_CLUSTER = -1  # of clips that a column of clusters has no number for
 
 
 class BalanceConfig(Config):
-    """`target` training clips stay, spread over the concepts (`clusters`) as evenly as the corpus allows."""
+    """`target` training clips stay, spread over the concepts (clusters) as evenly as the corpus allows."""
 
     target: int = Field(ge=1, description="Number of clips that stay; those of split val all stay and are not counted.")
     clusters: int = Field(
         default=100, ge=1, description="Number of clusters into which k-means divides the image features."
+    )
+    by: str | None = Field(
+        default=None,
+        description="A column of --scores with the number of each clip's cluster, such as `coarse_frames` of the "
+        "signals/clips.parquet that co-training writes; null: align clusters the image features.",
     )
     seed: int = Field(default=0, ge=0, description="Seed of the clusters and of the draw.")
 
@@ -46,6 +54,17 @@ def nearest(vector_E: np.ndarray, centres_CE: np.ndarray) -> int:
     return int(np.argmax(centres_CE @ vector_E))
 
 
+def given(column: str, clip_id: str, value: float | None) -> int:
+    """The number of a clip's cluster in a column of scores. Raises M2raapError for one that is not whole."""
+    if value is None:
+        return NO_CLUSTER
+    if value != int(value) or value < 0:
+        raise M2raapError(
+            f"align.balance.by: clip {clip_id}: {column} is {value:g}, and the number of a cluster is whole and at least 0"
+        )
+    return int(value)
+
+
 def place(clip_id: str, seed: int) -> int:
     """The clip's place in the draw, 63 bits of a hash: of a cluster the clips with the smallest places stay."""
     return int.from_bytes(hashlib.blake2b(f"balance:{seed}:{clip_id}".encode(), digest_size=8).digest(), "big") >> 1
@@ -57,7 +76,8 @@ def last_places(clusters_N: Sequence[int], places_N: Sequence[int], target: int)
     Clusters up to the cap keep all clips and are not listed. If the cap leaves fewer than `target` clips, those with the
     smallest places are added.
     """
-    clusters, places = np.asarray(clusters_N, np.int64), np.asarray(places_N, np.int64)
+    numbers, clusters = np.unique(np.asarray(clusters_N, np.int64), return_inverse=True)
+    places = np.asarray(places_N, np.int64)
     if len(clusters) <= target:
         return {"cap": None, "last": {}}
     sizes = np.bincount(clusters)
@@ -74,5 +94,5 @@ def last_places(clusters_N: Sequence[int], places_N: Sequence[int], target: int)
     last = {}
     for c in over.tolist():
         stay = cap + (c in more)
-        last[str(c)] = int(places[order[starts[c] + stay - 1]]) if stay else -1
+        last[str(numbers[c])] = int(places[order[starts[c] + stay - 1]]) if stay else -1
     return {"cap": cap, "last": last}

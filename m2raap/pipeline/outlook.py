@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from m2raap.adapt.loss_config import CONFLICT_FILE
 from m2raap.core.engine import LocalEngine
 from m2raap.core.folder import begun_plan
 from m2raap.core.part_work import phase_digest
 from m2raap.core.plan_changes import changes
+from m2raap.core.scores import PAIR_SIGNALS
 from m2raap.core.signed import absent_files, is_finished
 from m2raap.core.stage import DataStage, Stage, StepInputs
 from m2raap.core.view import View
@@ -98,7 +98,7 @@ def inputs_of(step: Step, recipe: Recipe, inputs: Inputs) -> StepInputs:
         engine=LocalEngine(1),
         parents=step.parents,
         model=step.model and step.model / "model",
-        scores=() if step.bench else (*inputs.scores, *([step.signals / CONFLICT_FILE] if step.signals else [])),
+        scores=() if step.bench else (*inputs.scores, *([step.signals / PAIR_SIGNALS] if step.signals else [])),
     )
 
 

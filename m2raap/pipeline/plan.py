@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from m2raap.core.config import digest
-from m2raap.core.stage import DataStage, Stage
+from m2raap.core.stage import DataStage, SingleStage, Stage
 from m2raap.pipeline.recipe import Recipe, arms_of
 from m2raap.stages import stage_class
 
@@ -92,7 +92,7 @@ class _Planner:
             yield Step(need.arm, owner, need.stage, need.bench, folder, parents, model, need.key, signals)
 
     def _all_needs(self) -> Iterator[_Need]:
-        trainings: dict[str, str] = {}  # arm -> key of its training
+        signals_of: dict[str, str] = {}  # arm -> key of its last training that writes signals
         for arm, recipe in self._arms.items():
             key = digest([self._corpus_digest, recipe.langs])
             reads: tuple[str, ...] = ()
@@ -100,13 +100,17 @@ class _Planner:
             for name in recipe.stages:
                 stage = recipe.stage(name)
                 is_data = isinstance(stage, DataStage)
-                signals = trainings[recipe.signals_of] if recipe.signals_of and is_data and stage.reads_scores else None
+                signals = (
+                    signals_of[recipe.signals_of] if recipe.signals_of and is_data and stage.reads_scores else None
+                )
                 key = digest([key, name, stage.settings(), *([signals] if signals else [])])
                 yield _Need(arm, name, None, key, reads, None if is_data else model, signals)
                 if is_data:
                     reads = (*reads, key)
                 else:
-                    model_key = model = trainings[arm] = key
+                    model_key = model = key
+                    if isinstance(stage, SingleStage) and stage.writes_signals:
+                        signals_of[arm] = key
             for bench, bench_digest in self._bench_digests.items():
                 yield from self._bench_needs(arm, recipe, bench, bench_digest, model_key, model)
 

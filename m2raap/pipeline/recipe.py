@@ -15,7 +15,7 @@ from m2raap.core import talk
 from m2raap.core.config import Config, build, merge, parse_assignments, read_yaml, set_keys, suggestion
 from m2raap.core.errors import UsageError
 from m2raap.core.files import leads_out
-from m2raap.core.stage import Stage
+from m2raap.core.stage import SingleStage, Stage
 from m2raap.cotrain.config import CotrainConfig
 from m2raap.models.config import BackboneConfig
 from m2raap.retrieval.config import EvaluateConfig
@@ -93,8 +93,8 @@ class Recipe(Config):
     evaluate: EvaluateConfig = Field(default_factory=EvaluateConfig, description="How benchmarks are scored.")
     signals_of: str | None = Field(
         default=None,
-        description="In an arm: an arm before it, of whose training (its first seed) the signals, such as `conflict` of "
-        "adapt.harmonize, are scores for `filter` here.",
+        description="In an arm: an arm before it, of whose last training (its first seed) the signals, such as `conflict` of "
+        "adapt.harmonize or `cluster_pmi` of cotrain.texts, are scores for `filter` here.",
     )
     compare: tuple[tuple[str, str], ...] = Field(
         default=(), description="Pairs of arms whose difference the report shows."
@@ -259,8 +259,11 @@ def _refuse_absent_signals(recipe: Recipe, source: str) -> None:
             if origin not in before:
                 hint = suggestion(origin, before) if before else "it is the first arm"
                 raise UsageError(f"{where}: '{origin}' is not an arm before this one: {hint}")
-            if AdaptStage.name not in before[origin].stages or before[origin].adapt.harmonize is None:
-                raise UsageError(f"{where}: the training of '{origin}' writes no signals; give it adapt.harmonize")
+            stages = [before[origin].stage(name) for name in before[origin].stages]
+            if not any(isinstance(stage, SingleStage) and stage.writes_signals for stage in stages):
+                raise UsageError(
+                    f"{where}: no training of '{origin}' writes signals; give it adapt.harmonize or cotrain.texts"
+                )
             if FilterStage.name not in of_arm.stages:
                 raise UsageError(f"{where}: only `filter` reads signals as scores; add it to the arm's stages")
         before[arm] = of_arm

@@ -8,13 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 from m2raap.adapt.config import AdaptConfig
-from m2raap.adapt.loss_config import CONFLICT_FILE
 from m2raap.core import talk
 from m2raap.core.engine import torch_threads
 from m2raap.core.errors import M2raapError
 from m2raap.core.files import files_below
 from m2raap.core.folder import plan_of
 from m2raap.core.records import ModelJson, Plan, read_record
+from m2raap.core.scores import PAIR_SIGNALS
 from m2raap.core.split import open_tables, read_splits
 from m2raap.core.stage import SingleStage, StepInputs
 from m2raap.core.videos import VideoDigests
@@ -67,6 +67,10 @@ class AdaptStage(SingleStage[AdaptConfig]):
     def backbones(self) -> list[BackboneConfig]:
         return [self.shared.backbone]
 
+    @property
+    def writes_signals(self) -> bool:
+        return self.cfg.harmonize is not None
+
     def plan(self, step: StepInputs) -> Plan:
         inputs = model_input(step.model) if step.model else None
         return plan_of(self.name, self.version, step.view, self.settings(), inputs)
@@ -88,7 +92,7 @@ class AdaptStage(SingleStage[AdaptConfig]):
                 _train(self.cfg, self.shared.decode, view, target, caches, start)
             shutil.rmtree(target / "scratch", ignore_errors=True)
             files = [*files_below(target, "model"), "train.jsonl"]
-            files += [CONFLICT_FILE] if self.cfg.harmonize is not None else []
+            files += [PAIR_SIGNALS] if self.writes_signals else []
             digest = read_record(ModelJson, target / "model" / "model.json")["digest"]
             return StageOutput(files, training_summary(target), {"model": digest})
 

@@ -11,6 +11,7 @@ import base64
 from collections import ChainMap
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -21,6 +22,7 @@ from m2raap.core.ahead import ahead
 from m2raap.core.clusters import POINTS_A_CLUSTER
 from m2raap.core.config import APPLY, Config
 from m2raap.core.engine import decoder_threads
+from m2raap.core.errors import UsageError
 from m2raap.core.stage import DataStage, Judged, Signals, Tables
 from m2raap.core.tables import Clip, Row, row_key
 from m2raap.core.view import LANGS, Part, View
@@ -85,6 +87,23 @@ class AlignStage(DataStage[AlignConfig]):
 
     def __init__(self, cfg: AlignConfig, shared: Shared | None = None) -> None:
         super().__init__(cfg, shared or Shared())
+
+    @property
+    def reads_scores(self) -> bool:
+        return self._by is not None
+
+    @property
+    def _by(self) -> str | None:
+        return self.cfg.balance.by if self.cfg.balance else None
+
+    def prepared(self, view: View, scores: tuple[Path, ...] = ()) -> View:
+        """The view with users' scores, where the balance reads a column. Raises UsageError where clips have no such column."""
+        if self._by is None:
+            return view
+        view = view.with_scores(scores)
+        if view.score_columns.get(self._by, "text_id") == "text_id":
+            raise UsageError(f"align.balance.by: no file of --scores has a column '{self._by}' of clips")
+        return view
 
     def dependencies(self) -> dict[str, Any]:
         return {"backbone": self.shared.backbone.model_dump(mode="json")}
@@ -158,7 +177,7 @@ class AlignStage(DataStage[AlignConfig]):
             measured = _clip_signals(part, signals, clip_id, cfg.video) if cfg.video.extensions else {}
             verdict |= {name: measured[name] for name in cfg.video.extensions}
             if chosen and _is_balanced(part, clip, dropped_ids):
-                verdict["cluster"], row = chosen.judge(clip_id, signals[clip_id])
+                verdict["cluster"], row = chosen.judge(part, signals, clip_id)
                 drops += [row] if row else []
             verdicts.append(verdict)
         verdicts += [{"clip_id": t["clip_id"], "text_id": t["text_id"]} | scores[t["text_id"]] for t in part.texts]
@@ -265,7 +284,7 @@ def _balance(
     Returns {} where no more clips are left than `balance_cfg.target`.
     """
     judge = Judge(decisions["sample"])
-    sample = HashSample(POINTS_A_CLUSTER * balance_cfg.clusters)
+    sample = HashSample(POINTS_A_CLUSTER * balance_cfg.clusters if balance_cfg.by is None else 0)
     staying: list[str] = []
     for part, signals_of in parts:
         drops = _rule_drops(part, signals_of, judge.scores(part, signals_of), decisions, cfg)
@@ -279,37 +298,50 @@ def _balance(
             f"align: {len(staying):,} clips are left, at most align.balance.target {balance_cfg.target:,}: all are kept"
         )
         return {}
-    vectors_NE = np.stack([_vector(row) for _, row in sample.items()])
-    centres_CE = balance.centres(vectors_NE, balance_cfg)
+    found: dict[str, Any] = {}
+    if balance_cfg.by is None:
+        centres_CE = balance.centres(np.stack([_vector(row) for _, row in sample.items()]), balance_cfg)
+        found = {"centres": base64.b64encode(centres_CE.astype("<f4").tobytes()).decode(), "dim": centres_CE.shape[1]}
+    cluster_of = _ClusterOf(found, balance_cfg)
     kept_ids = set(staying)
     clusters: list[int] = []
     places: list[int] = []
     for part, signals_of in parts:
         for clip in part.clips:
             if clip["clip_id"] in kept_ids:
-                clusters.append(balance.nearest(_vector(signals_of[clip["clip_id"]]), centres_CE))
+                clusters.append(cluster_of(part, signals_of, clip["clip_id"]))
                 places.append(balance.place(clip["clip_id"], balance_cfg.seed))
-    chosen = balance.last_places(clusters, places, balance_cfg.target)
-    return chosen | {
-        "centres": base64.b64encode(centres_CE.astype("<f4").tobytes()).decode(),
-        "dim": centres_CE.shape[1],
-    }
+    return balance.last_places(clusters, places, balance_cfg.target) | found
 
 
 def _vector(signals: Row) -> np.ndarray:
     return balance.clip_vector(unpack(signals["features"], signals["dim"]))
 
 
+class _ClusterOf:
+    """The cluster of a clip: that of the nearest centre, or the number in the column `by` of the users' scores."""
+
+    def __init__(self, found: dict[str, Any], cfg: BalanceConfig) -> None:
+        self._by = cfg.by
+        if cfg.by is None:
+            self._centres_CE = np.frombuffer(base64.b64decode(found["centres"]), "<f4").reshape(-1, found["dim"])
+
+    def __call__(self, part: Part, signals_of: Signals, clip_id: str) -> int:
+        if self._by is None:
+            return balance.nearest(_vector(signals_of[clip_id]), self._centres_CE)
+        return balance.given(self._by, clip_id, part.signals.get(clip_id, {}).get(self._by))
+
+
 class _Chosen:
     """Applies the decision of `_balance` to single clips."""
 
     def __init__(self, decided: dict[str, Any], cfg: BalanceConfig) -> None:
-        self._centres_CE = np.frombuffer(base64.b64decode(decided["centres"]), "<f4").reshape(-1, decided["dim"])
+        self._cluster_of = _ClusterOf(decided, cfg)
         self._decided, self._cfg = decided, cfg
 
-    def judge(self, clip_id: str, signals: Row) -> tuple[int, Row | None]:
+    def judge(self, part: Part, signals_of: Signals, clip_id: str) -> tuple[int, Row | None]:
         """The clip's cluster, and a row of `dropped` if the cluster is full without it."""
-        cluster = balance.nearest(_vector(signals), self._centres_CE)
+        cluster = self._cluster_of(part, signals_of, clip_id)
         last = self._decided["last"].get(str(cluster))
         if last is None or balance.place(clip_id, self._cfg.seed) <= last:
             return cluster, None

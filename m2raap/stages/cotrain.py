@@ -3,9 +3,11 @@ which adapt starts, and what the clusters say of each clip."""
 
 from __future__ import annotations
 
+import os
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +19,7 @@ from m2raap.core.engine import Engine, torch_threads
 from m2raap.core.files import files_below, open_atomic
 from m2raap.core.folder import plan_of
 from m2raap.core.records import ModelJson, Plan, read_record
+from m2raap.core.scores import PAIR_SIGNALS
 from m2raap.core.split import open_tables, read_splits
 from m2raap.core.stage import SingleStage, StepInputs
 from m2raap.core.view import View
@@ -28,11 +31,14 @@ from m2raap.stages.shared import Shared
 from m2raap.stages.source import ViewSource
 
 if TYPE_CHECKING:
+    from m2raap.adapt.sources import TextColumns
     from m2raap.cotrain.clips import Clips
     from m2raap.cotrain.labels import Labels
     from m2raap.cotrain.model import Towers
+    from m2raap.cotrain.rounds import Cotrained
 
 CLUSTERS = "signals/clips.parquet"  # in the folder of a cotrain stage
+OTHERS = "others"  # in its scratch
 SHARE_CLIPS = 2048  # clips of a window that one worker encodes at a time; batches hold nothing of other shares
 
 
@@ -52,6 +58,10 @@ class CotrainStage(SingleStage[CotrainConfig]):
     def backbones(self) -> list[BackboneConfig]:
         return [self.shared.backbone]
 
+    @property
+    def writes_signals(self) -> bool:
+        return bool(self.cfg.texts)
+
     def plan(self, step: StepInputs) -> Plan:
         return plan_of(self.name, self.version, step.view, self.settings())
 
@@ -60,6 +70,7 @@ class CotrainStage(SingleStage[CotrainConfig]):
             counts = _cotrain(self.cfg, self.shared, step.view, target, step.caches or target / "cache", step.engine)
             shutil.rmtree(target / "scratch", ignore_errors=True)
             files = [*files_below(target, "model"), "train.jsonl", CLUSTERS]
+            files += [PAIR_SIGNALS] if self.writes_signals else []
             return StageOutput(
                 files, counts, {"model": read_record(ModelJson, target / "model" / "model.json")["digest"]}
             )
@@ -87,8 +98,8 @@ def _cotrain(
 ) -> dict[str, Any]:
     import torch
 
+    from m2raap.cotrain.modalities import NO_ROW, open_modalities
     from m2raap.cotrain.rounds import cotrain
-    from m2raap.cotrain.senses import write_senses
 
     torch.set_num_threads(cfg.threads or torch_threads())
     _opened.cache_clear()
@@ -96,10 +107,11 @@ def _cotrain(
     tables = scratch / "tables"
     read_splits(view, ["train"], needs_text=False)[0].save(tables)
     source = _source(view, shared, tables)
-    write_senses(view, source.clip_ids, source.tables.clips["part"].to_numpy(), cfg.senses, scratch / "senses")
-    counts = {sense: int(np.load(scratch / "senses" / f"{sense}-present.npy").sum()) for sense in cfg.senses}
-    of_senses = "".join(f", {count:,} of them with {sense}" for sense, count in counts.items())
-    talk.log(f"cotrain: {source.num_clips:,} clips{of_senses}")
+    _write_others(cfg, view, source, scratch)
+    others = open_modalities(scratch / OTHERS, cfg.others)
+    counts = {name: int((row_C != NO_ROW).sum()) for name, row_C in others.row_C.items()}
+    of_others = "".join(f", {count:,} of them with {name}" for name, count in counts.items())
+    talk.log(f"cotrain: {source.num_clips:,} clips{of_others}")
     title = talk.title(target, "cotrain")
     with talk.Phases(title) as phases:
 
@@ -118,10 +130,11 @@ def _cotrain(
                     phases(f"vectors of round {number}", len(parts), len(shares))
             return {name: np.concatenate([parts[index][name] for index in range(len(shares))]) for name in parts[0]}
 
-        data = digest([source.digest, list(cfg.senses)])
-        done = cotrain(cfg, source.num_clips, clips_of, embed, target, data, phases)
+        done = cotrain(cfg, source.num_clips, clips_of, embed, target, _digest(cfg, source), phases)
     _opened.cache_clear()
     _write_clusters(target / CLUSTERS, list(source.clip_ids), done.labels)
+    if cfg.texts:
+        _write_scores(target / PAIR_SIGNALS, source.text_columns(), done)
     done.towers.clip.eval()
     done.towers.clip.save(target / "model", {"cotrain": cfg.model_dump(mode="json"), "steps": done.steps})
     return {"clips": source.num_clips, "steps": done.steps, **counts}
@@ -133,15 +146,40 @@ def _source(view: View, shared: Shared, tables: Path) -> ViewSource:
     return ViewSource(view, "train", shared.decode, VideoDigests(tables / "videos.json"), open_tables(tables))
 
 
+def _digest(cfg: CotrainConfig, source: ViewSource) -> str:
+    return digest([source.digest, cfg.others])
+
+
+def _write_others(cfg: CotrainConfig, view: View, source: ViewSource, scratch: Path) -> None:
+    """Writes what clips hold beside their frames into scratch, as a whole; nothing where it is there already."""
+    import torch
+
+    from m2raap.cotrain.modalities import write_senses, write_texts
+    from m2raap.stages.embedder import encode_texts, load_model
+
+    folder, temp, key = scratch / OTHERS, scratch / f"{OTHERS}.tmp", _digest(cfg, source)
+    if (folder / "key").is_file() and (folder / "key").read_text() == key:
+        return
+    for path in (folder, temp):
+        shutil.rmtree(path, ignore_errors=True)
+    temp.mkdir()
+    write_senses(view, source.clip_ids, source.tables.clips["part"].to_numpy(), cfg.senses, temp)
+    if cfg.texts:
+        encode = torch.inference_mode()(partial(encode_texts, load_model(cfg.backbone)))
+        write_texts(source.text_columns(), source.num_clips, cfg.texts, encode, temp)
+    (temp / "key").write_text(key)
+    os.replace(temp, folder)
+
+
 def _open(cfg: CotrainConfig, source: ViewSource, scratch: Path, caches: Path, towers: Towers, report: Any) -> Clips:
     from m2raap.cotrain.clips import Clips, open_frames
-    from m2raap.cotrain.senses import open_senses
+    from m2raap.cotrain.modalities import open_modalities
 
-    return Clips(open_frames(cfg, source, towers.clip, caches, report), open_senses(scratch / "senses", cfg.senses))
+    return Clips(open_frames(cfg, source, towers.clip, caches, report), open_modalities(scratch / OTHERS, cfg.others))
 
 
 def _embed(share: _Share) -> dict[str, np.ndarray]:
-    """The vectors of a share's clips in every modality; in round 0 motion and sound as they are."""
+    """The vectors of a share's clips in every modality; in round 0 motion, sound and captions as they are."""
     import torch
 
     from m2raap.cotrain.clips import encode
@@ -149,7 +187,7 @@ def _embed(share: _Share) -> dict[str, np.ndarray]:
     torch.set_num_threads(torch_threads())
     where = (share.view, share.scratch, share.caches, share.round)
     towers, clips = _opened(share.cfg, share.shared, *where)  # pyright: ignore[reportArgumentType]  # they hash
-    return encode(towers, clips, np.array(share.rows), raw_senses=share.round == 0)
+    return encode(towers, clips, np.array(share.rows), raw=share.round == 0)
 
 
 @lru_cache(maxsize=1)
@@ -160,27 +198,55 @@ def _opened(
     from m2raap.cotrain.model import load_towers
     from m2raap.cotrain.rounds import round_folder
 
-    towers = load_towers(round_folder(scratch, number), cfg.senses).to(device())
+    towers = load_towers(round_folder(scratch, number), cfg.others).to(device())
     source = _source(view, shared, scratch / "tables")
     return towers, _open(cfg, source, scratch, caches, towers, lambda what, done, total: None)
 
 
 def _write_clusters(path: Path, clip_ids: list[str], labels: Labels) -> None:
-    """Writes clip_id, the clusters of each modality, and cluster_pmi: the mean over what is heard and how it moves of how well
-    the frames' cluster goes with it."""
+    """Writes clip_id, the clusters of each modality, and how well the frames' cluster goes with those of the others."""
+    columns: dict[str, np.ndarray | list[str]] = {"clip_id": clip_ids}
+    for name in labels.coarse:
+        columns |= {f"coarse_{name}": labels.coarse[name], f"fine_{name}": labels.fine[name]}
+    columns |= {f"frames_pmi_{name}": score_C for name, score_C in labels.agreement_of_frames().items()}
+    _write(path, columns)
+
+
+def _write_scores(path: Path, texts: TextColumns, done: Cotrained) -> None:
+    """Writes text_id and how well a caption's cluster goes with each of its clip; of the versions of a raw text the mean."""
+    from m2raap.cotrain.consistency import cluster_pmi
+    from m2raap.cotrain.modalities import captions_of
+
+    ids: list[str] = []
+    scores: dict[str, list[np.ndarray]] = {}
+    for name, (coarse_N, _) in done.captions.items():
+        places = captions_of(texts, name.removeprefix("text_"))
+        ids += texts.raw_ids.take(places)
+        for other, coarse_C in done.labels.coarse.items():
+            if not other.startswith("text_"):
+                scores.setdefault(other, []).append(cluster_pmi(coarse_N, coarse_C[texts.clip_N[places]]))
+    unique, place_N = np.unique(ids, return_inverse=True)
+    columns = {}
+    for other, parts in scores.items():
+        score_N = np.concatenate(parts)
+        known = ~np.isnan(score_N)
+        count = np.bincount(place_N[known], minlength=len(unique))
+        total = np.bincount(place_N[known], weights=score_N[known], minlength=len(unique))
+        columns[f"cluster_pmi_{other}"] = np.where(count > 0, total / np.maximum(count, 1), np.nan)
+    _write(path, {"text_id": unique.tolist(), "cluster_pmi": np.nanmean(list(columns.values()), 0)} | columns)
+
+
+def _write(path: Path, columns: Mapping[str, np.ndarray | list[str]]) -> None:
+    """Writes ids, clusters (null where -1) and scores (null where NaN)."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    agreement = labels.agreement_of_frames()
-    columns: dict[str, Any] = {"clip_id": pa.array(clip_ids, pa.string())}
-    for name in labels.coarse:
-        for kind, part in (("coarse", labels.coarse), ("fine", labels.fine)):
-            columns[f"{kind}_{name}"] = pa.array(part[name], pa.int64(), mask=part[name] < 0)
-    if agreement:
-        scores = np.stack(list(agreement.values()))
-        known = ~np.isnan(scores)
-        mean = np.where(known, scores, 0.0).sum(0) / np.maximum(known.sum(0), 1)
-        columns["cluster_pmi"] = pa.array(mean, mask=~known.any(0))
+    arrays = {
+        name: pa.array(values, mask=np.isnan(values) if values.dtype.kind == "f" else values < 0)
+        if isinstance(values, np.ndarray)
+        else pa.array(values, pa.string())
+        for name, values in columns.items()
+    }
     path.parent.mkdir(exist_ok=True)
     with open_atomic(path) as sink:
-        pq.write_table(pa.table(columns), sink)
+        pq.write_table(pa.table(arrays), sink)

@@ -65,7 +65,6 @@ class FilterStage(DataStage[FilterConfig]):
         VIDEO_REASONS,
         TEXT_REASONS,
     )
-    reads_scores = True
     reads = ("texts",)
     reads_video = True
     reduces = True
@@ -78,6 +77,10 @@ class FilterStage(DataStage[FilterConfig]):
     def rule_versions(self) -> dict[str, int]:
         across = {reason: rule.version for reason, rule in RULES.items() if rule.across}
         return across | VIDEO_RULES.versions()
+
+    @property
+    def reads_scores(self) -> bool:
+        return True
 
     def prepared(self, view: View, scores: tuple[Path, ...] = ()) -> View:
         """The view with users' scores. Raises M2raapError for scores of other clips, UsageError for a limit without scores."""

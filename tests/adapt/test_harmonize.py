@@ -16,9 +16,9 @@ from m2raap.adapt.clip_captions import captioned_clips, clip_caption_loss
 from m2raap.adapt.conflict import auc
 from m2raap.adapt.harmonize import add_projected, agreement_of, kept_pairs, project, pull_at_vector, realigned
 from m2raap.adapt.loop import adapt
-from m2raap.adapt.loss_config import CONFLICT_FILE
 from m2raap.core.config import build
 from m2raap.core.errors import M2raapError, UsageError
+from m2raap.core.scores import PAIR_SIGNALS
 from m2raap.models.config import StanConfig
 from tests.adapt.test_gradcache import but, gradients_of, opened, same, world
 from tests.adapt.world import ordered
@@ -164,9 +164,9 @@ def test_a_wrong_text_is_in_conflict_and_a_killed_run_ends_alike(tiny_dir: Path,
     assert adapt(cfg, source, ordered(3, 1), whole).finished
     assert not adapt(cfg, source, ordered(3, 1), killed, stop_after=3).finished
     assert adapt(cfg, source, ordered(3, 1), killed).finished
-    for file in ("train.jsonl", CONFLICT_FILE):
+    for file in ("train.jsonl", PAIR_SIGNALS):
         assert (whole / file).read_bytes() == (killed / file).read_bytes()
-    table = pq.read_table(whole / CONFLICT_FILE).to_pydict()
+    table = pq.read_table(whole / PAIR_SIGNALS).to_pydict()
     assert table["text_id"] == sorted(f"clip{clip}.{text}" for clip in range(9) for text in (0, 1))
     assert all(-1 <= value <= 1 for value in table["conflict"]) and min(table["conflict_draws"]) >= 1
     lines = [json.loads(line) for line in (whole / "train.jsonl").read_text().splitlines()]

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
 
 from m2raap.core.config import build
+from m2raap.core.errors import M2raapError, UsageError
 from m2raap.core.tables import row_key
-from m2raap.core.view import Part
+from m2raap.core.view import Part, View
 from m2raap.curate import thumbnails
+from m2raap.curate.balance import NO_CLUSTER
 from m2raap.curate.encode import pack
 from m2raap.curate.text_copies import text_key
 from m2raap.stages.align import AlignConfig, AlignStage
@@ -155,6 +162,34 @@ def test_balance_comes_down_to_the_target_and_takes_from_the_full() -> None:
     world.size = 9
     assert world.judged(**OFF, duplicates=None, balance=balance)[0] == reasons  # parts do not matter
     assert world.judged(**OFF, duplicates=None, balance=balance | {"seed": 1})[0] != reasons
+
+
+def test_balance_by_clusters_that_are_given() -> None:
+    """Large, and numbered with gaps; clips without a number are a cluster of their own."""
+    world = World(60, topics=4, size=7)
+    number = {f"c{i:04d}": [1000, 1000, 7, None][i % 4] for i in range(60)}
+    for clip_id, cluster in number.items():
+        world.signals[clip_id] = world.signals[clip_id] | {"coarse": cluster}
+    reasons, _, verdicts = world.judged(**OFF, duplicates=None, balance={"target": 36, "by": "coarse"})
+    kept = Counter(number[clip_id] for clip_id in number if clip_id not in reasons)
+    assert kept == {1000: 12, 7: 12, None: 12}
+    clusters = {row["clip_id"]: row["cluster"] for row in verdicts if row.get("cluster") is not None}
+    assert clusters == {clip_id: NO_CLUSTER if cluster is None else cluster for clip_id, cluster in number.items()}
+    world.signals["c0002"] = world.signals["c0002"] | {"coarse": 0.5}
+    with pytest.raises(M2raapError, match=r"align\.balance\.by: clip c0002: coarse is 0\.5"):
+        world.judged(**OFF, duplicates=None, balance={"target": 36, "by": "coarse"})
+
+
+def test_balance_by_a_column_needs_scores_of_clips_with_it(small_world: Path, tmp_path: Path) -> None:
+    view = View(small_world / "train")
+    clip_ids = [row["clip_id"] for row in view.corpus.all_rows("clips", ["clip_id"])]
+    pq.write_table(pa.table({"clip_id": clip_ids, "coarse": [1] * len(clip_ids)}), tmp_path / "clips.parquet")
+    by = AlignStage(build(AlignConfig, {"balance": {"target": 5, "by": "coarse"}}, "test"))
+    assert by.prepared(view, (tmp_path / "clips.parquet",)).score_columns == {"coarse": "clip_id"}
+    with pytest.raises(UsageError, match="no file of --scores has a column 'coarse' of clips"):
+        by.prepared(view)
+    plain = AlignStage(build(AlignConfig, {"balance": {"target": 5}}, "test"))
+    assert plain.prepared(view, (tmp_path / "clips.parquet",)) == view, "its result does not depend on them"
 
 
 def test_balance_counts_only_what_is_left_and_leaves_a_small_corpus_alone() -> None:

@@ -17,6 +17,8 @@ from m2raap.core.corpus import write_corpus
 from m2raap.core.engine import LocalEngine
 from m2raap.core.errors import M2raapError
 from m2raap.core.runner import run_data_stage
+from m2raap.core.scores import PAIR_SIGNALS
+from m2raap.core.split import read_splits
 from m2raap.core.stage import StepInputs
 from m2raap.core.view import View
 from m2raap.cotrain import rounds
@@ -69,9 +71,10 @@ def test_it_learns_and_says_what_the_clusters_are(undisturbed: Path, tiny_dir: P
     table = pq.read_table(undisturbed / stage_module.CLUSTERS).to_pydict()
     senses = {row["clip_id"]: row for row in pq.read_table(view.folders[0] / "senses").to_pylist()}
     assert len(table["clip_id"]) == 24 and set(table["clip_id"]) < set(senses), "the training clips"
-    for clip_id, coarse, pmi in zip(table["clip_id"], table["coarse_sound"], table["cluster_pmi"], strict=True):
-        assert (coarse is not None) == (senses[clip_id]["sound"] is not None)
-        assert pmi is not None and np.isfinite(pmi)
+    for clip_id, coarse, pmi in zip(table["clip_id"], table["coarse_sound"], table["frames_pmi_sound"], strict=True):
+        assert (coarse is not None) == (senses[clip_id]["sound"] is not None) == (pmi is not None)
+    assert np.isfinite(table["frames_pmi_motion"]).all()
+    assert not (undisturbed / PAIR_SIGNALS).exists(), "it read no captions"
     model = VideoCLIP.load(undisturbed / "model")
     assert float(model.temporal.out.weight.norm()) > 0
     assert not (undisturbed / "scratch").exists()
@@ -96,6 +99,39 @@ def test_a_killed_run_ends_in_the_same_bytes(
     assert files(tmp_path / "cotrain") == files(undisturbed)
     with pytest.raises(M2raapError, match=r"cotrain\.seed|seed"):
         stage(tiny_dir, seed=5).run(StepInputs(view, tmp_path / "cotrain", LocalEngine(1)))
+
+
+def test_captions_are_a_modality_and_each_gets_a_score(small_world: Path, tiny_dir: Path, tmp_path: Path) -> None:
+    corpus = View(small_world / "train")
+    keyframes = KeyframesStage(KeyframesConfig(k=2, short_side_px=48, senses=("motion",)))
+    assert run_data_stage(keyframes, corpus, tmp_path / "K", LocalEngine(1))
+    view = corpus.over(tmp_path / "K")
+    out = tmp_path / "cotrain"
+    assert stage(tiny_dir, senses=("motion",), texts=("en", "zh"), rounds=2).run(StepInputs(view, out, LocalEngine(1)))
+    table = pq.read_table(out / PAIR_SIGNALS).to_pydict()
+    (tables,) = read_splits(view, ["train"])
+    assert table["text_id"] == sorted(set(tables.texts["raw_id"].to_pylist()))
+    of_frames, of_motion = (np.array(table[f"cluster_pmi_{name}"], float) for name in ("frames", "motion"))
+    np.testing.assert_allclose(table["cluster_pmi"], (of_frames + of_motion) / 2)
+    scored = view.with_scores((out / PAIR_SIGNALS,))
+    assert scored.score_columns["cluster_pmi"] == "text_id"
+    clips = pq.read_table(out / stage_module.CLUSTERS).to_pydict()
+    assert len(clips["coarse_text_zh"]) == len(tables.clips) and None not in clips["frames_pmi_text_en"]
+
+
+def test_damaged_towers_are_named(
+    undisturbed: Path, view: View, tiny_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopping(*args: Any) -> int:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(rounds, "_round", stopping)
+        stage(tiny_dir).run(StepInputs(view, tmp_path / "cotrain", LocalEngine(1)))
+    (path,) = tmp_path.rglob("round-00000/others.safetensors")
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(M2raapError, match=r"others\.safetensors: cannot be read"):
+        stage(tiny_dir).run(StepInputs(view, tmp_path / "cotrain", LocalEngine(1)))
 
 
 def test_a_window_of_all_clips_is_no_window(view: View, tiny_dir: Path, tmp_path: Path) -> None:
