@@ -40,7 +40,7 @@ class Progress:
     val: dict[str, dict[str, float]] = field(default_factory=dict)
     highest_N: Tensor | None = None
     bias: float | None = None  # the learnt bias of the objective
-    order_heads: dict[str, Tensor] = field(default_factory=dict)  # of the term `clauses`; no model folder holds them
+    loss_modules: dict[str, Tensor] = field(default_factory=dict)  # no model folder holds them
     loss_scale: dict[str, Any] = field(default_factory=dict)  # the state of the gradient scaler in fp16
     conflict: dict[str, Tensor] = field(default_factory=dict)  # m2raap.adapt.conflict.ConflictMeans.state
     micro_batch: int | None = None  # clips per chunk; less than adapt.micro_batch after memory has run out

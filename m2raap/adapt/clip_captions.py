@@ -40,4 +40,9 @@ def clip_caption_loss(video_BE: Tensor, caption_BTE: Tensor, caption_BT: np.ndar
     if not len(clip_M):
         return video_BE.sum(1) * 0.0
     loss_M = info_nce(cosine_logits(video_BE[clip_M], caption_vectors(caption_BTE)[clip_M], scale), twins_MM)
-    return loss_M.new_zeros(len(video_BE)).index_add(0, clip_M, loss_M * (len(video_BE) / len(clip_M)))
+    return rows_of_batch(loss_M, clip_M, len(video_BE))
+
+
+def rows_of_batch(loss_M: Tensor, clip_M: Tensor, num_clips: int) -> Tensor:
+    """(B,) the losses at their places in the batch, 0 elsewhere, scaled so that the mean over the batch is theirs."""
+    return loss_M.new_zeros(num_clips).index_add(0, clip_M, loss_M * (num_clips / len(clip_M)))

@@ -348,10 +348,10 @@ class AdaptConfig(Config):
                 "adapt.temporal.pool raw and adapt.acg both say how frame vectors become one: set adapt.temporal.pool to unit, "
                 "or adapt.acg to null"
             )
-        if self.harmonize is not None and not self.loss.clip_caption.weight:
+        if self.harmonize is not None and not (self.loss.clip_caption.weight or self.loss.clip_sound.weight):
             raise ValueError(
-                "adapt.harmonize compares the gradients of texts with those of adapt.loss.clip_caption: give that loss a weight "
-                "above 0, or set adapt.harmonize to null"
+                "adapt.harmonize compares the gradients of texts with those of adapt.loss.clip_caption and clip_sound: give one "
+                "of these losses a weight above 0, or set adapt.harmonize to null"
             )
         if self.temporal.name == "mean" and self.loss.direction.weight:
             raise ValueError(

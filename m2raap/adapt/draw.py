@@ -12,6 +12,7 @@ import numpy as np
 from torch import Tensor
 
 from m2raap.adapt.captions import caption_keep
+from m2raap.adapt.clip_sound import BatchSound
 from m2raap.adapt.config import AdaptConfig
 from m2raap.adapt.objective import OF_CAPTIONS, BatchTexts
 from m2raap.adapt.order_texts import FIRST, SECOND, SWAPPED
@@ -83,7 +84,8 @@ class Draws:
         captions = train.captions.rows(clips, epoch) if train.captions and not OF_CAPTIONS.isdisjoint(weights) else None
         order = train.order if "clauses" in weights or "event_order" in weights else None
         order_KB3 = order.rows_N3[rows_KB] if order is not None else None
-        batch_texts = BatchTexts(texts, train.texts.owners(clips), captions, order_KB3)
+        sound = BatchSound.read(train.senses, clips) if train.senses is not None and "clip_sound" in weights else None
+        batch_texts = BatchTexts(texts, train.texts.owners(clips), captions, order_KB3, sound)
         return Step(number, clips, rows_KB, weights, caption_keep_B, batch_texts)
 
     def share(self, number: int, start: int, stop: int) -> Share:

@@ -1,10 +1,10 @@
-"""Gradients of texts against gradients of auxiliary captions: harmonisation (arXiv 2211.02077, NeurIPS 2022).
+"""Gradients of texts against those of auxiliary captions and of sound: harmonisation (arXiv 2211.02077, NeurIPS 2022).
 
 The paper's triplet is (video, audio, text) and its encoder one for all modalities. Here the losses that share the video tower
-are those of a clip's texts and that of the captions of its frames (the term clip_caption), which a machine wrote who saw them.
-A wrong text pulls the video vector against these captions. Realignment projects conflicting gradients (PCGrad, Yu et al. 2020,
-arXiv 2001.06782; the paper's rule is not published). The curriculum leaves out the losses of texts in conflict, more and more
-of them; such a text stays in the batch as a negative.
+are those of a clip's texts, of the captions of its frames (the term clip_caption), which a machine wrote who saw them, and of
+its sound (clip_sound). A wrong text pulls the video vector against these. Realignment projects conflicting gradients (PCGrad, Yu
+et al. 2020, arXiv 2001.06782; the paper's rule is not published). The curriculum leaves out the losses of texts in conflict,
+more and more of them; such a text stays in the batch as a negative.
 
 Gradients are taken at the video vector, where those of a pair are known without a backward pass: in the softmax over texts a
 video vector is in its own row alone. B clips, K texts per clip, E size of the common space.
@@ -12,7 +12,8 @@ video vector is in its own row alone. B clips, K texts per clip, E size of the c
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from m2raap.adapt.clip_captions import caption_vectors, captioned_clips
 from m2raap.adapt.objective import BatchTexts, Features, StepLoss
 from m2raap.models.losses import owned_mask
 
+REFERENCES = frozenset({"clip_caption", "clip_sound"})  # terms with whose gradients those of texts are compared
 SMALLEST = 1e-12  # squared norm below which a gradient has no direction
 
 
@@ -116,25 +118,47 @@ class _Realigned(torch.autograd.Function):
         return (torch.stack(project(present)).sum(0) if present else None), None
 
 
-def realigned(vectors_BE: Tensor, count: int) -> tuple[Tensor, ...]:
-    """`count` times the vectors, one for each loss; conflicting gradients of a row are projected before they are added."""
-    return _Realigned.apply(vectors_BE, count)
+def realigned(video_BE: Tensor, weights: Collection[str], num_texts: int) -> dict[str, Sequence[Tensor]]:
+    """The video vectors once for each loss of the terms in `weights` that are harmonised, `num_texts` times for `plain`.
+
+    Conflicting gradients of a clip are projected before they are added.
+    """
+    counts = {"plain": num_texts} | dict.fromkeys(sorted(REFERENCES), 1)
+    counts = {name: count for name, count in counts.items() if name in weights}
+    copies = iter(_Realigned.apply(video_BE, sum(counts.values())))
+    return {name: list(islice(copies, count)) for name, count in counts.items()}
 
 
-def text_agreement(features: Features, batch_texts: BatchTexts, scale: Tensor | float) -> Tensor:
-    """Agreement (B, K) of the gradients of a clip's texts with that of its captions; NaN for a clip without captions.
+def text_agreement(
+    features: Features,
+    batch_texts: BatchTexts,
+    weights: Mapping[str, float],
+    scale: Tensor | float,
+    sound: tuple[Tensor, Tensor] | None = None,
+) -> Tensor:
+    """Agreement (B, K) of the gradients of a clip's texts with those of its captions and its sound, which are added with their
+    `weights`; NaN for a clip with neither.
 
     `scale`: 1 / temperature of the softmaxes. The smaller it is, the more texts the gradients are measured against: at 0 they
-    are the mean text less the pair's own.
+    are the mean text less the pair's own. `sound`: the places (M,) of the clips with sound, and their vectors (M, E).
     """
-    assert features.caption_BTE is not None and batch_texts.caption_BT is not None
     video_BE = features.video_BE.detach()
-    clip_M, twins_MM = captioned_clips(batch_texts.caption_BT, video_BE.device)
-    captions_ME = caption_vectors(features.caption_BTE)[clip_M]
-    pull_ME = pull_at_vector(video_BE[clip_M], captions_ME, twins_MM, scale)
-    agreement_BK = video_BE.new_full((len(video_BE), len(batch_texts.texts)), torch.nan, dtype=torch.float32)
+    other_BE = torch.zeros_like(video_BE, dtype=torch.float32)
+    if "clip_caption" in weights:
+        assert features.caption_BTE is not None and batch_texts.caption_BT is not None
+        clip_M, twins_MM = captioned_clips(batch_texts.caption_BT, video_BE.device)
+        captions_ME = caption_vectors(features.caption_BTE)[clip_M]
+        pull_ME = pull_at_vector(video_BE[clip_M], captions_ME, twins_MM, scale)
+        other_BE.index_add_(0, clip_M, pull_ME, alpha=weights["clip_caption"])
+    if sound is not None:
+        clip_M, sound_ME = sound
+        alone_MM = torch.eye(len(clip_M), dtype=torch.bool, device=video_BE.device)
+        pull_ME = pull_at_vector(video_BE[clip_M], sound_ME, alone_MM, scale)
+        other_BE.index_add_(0, clip_M, pull_ME, alpha=weights["clip_sound"])
+    agreement_BK = video_BE.new_empty((len(video_BE), len(batch_texts.texts)), dtype=torch.float32)
     for turn, texts in enumerate(batch_texts.texts):
         twins_BB = owned_mask(texts, batch_texts.owners).to(video_BE.device)
-        of_texts_BE = pull_at_vector(video_BE, features.text_BKE[:, turn], twins_BB, scale)
-        agreement_BK[clip_M, turn] = agreement_of(of_texts_BE[clip_M], pull_ME)
+        agreement_BK[:, turn] = agreement_of(
+            pull_at_vector(video_BE, features.text_BKE[:, turn], twins_BB, scale), other_BE
+        )
     return agreement_BK

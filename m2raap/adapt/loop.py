@@ -253,7 +253,7 @@ def _checkpoint(state: TrainState) -> None:
     progress, optim = state.progress, state.optim
     progress.log_bytes, progress.micro_batch = state.logs.sync(), optim.grad_cache.micro
     progress.bias = None if optim.bias is None else float(optim.bias.detach())
-    progress.order_heads = {} if optim.order_heads is None else trained_weights(optim.order_heads)
+    progress.loss_modules = trained_weights(optim.modules)
     progress.loss_scale = optim.scaler.state_dict() if optim.scaler else {}
     progress.conflict = state.conflict.state() if state.conflict is not None else {}
     save_checkpoint(state.scratch, state.key, state.model, optim.optimiser, progress)

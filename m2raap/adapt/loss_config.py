@@ -27,7 +27,7 @@ Term = Annotated[TermConfig, BeforeValidator(_of_number, json_schema_input_type=
 
 
 class HarmonizeConfig(Config):
-    """What training does where the gradients of a clip's text and of the captions of its frames are in conflict."""
+    """What training does where the gradients of a clip's text and of its captions of frames, or its sound, are in conflict."""
 
     mode: Literal["realign", "curriculum", "both"] = Field(
         default="curriculum",
@@ -91,6 +91,11 @@ class LossConfig(Config):
         default=TermConfig(weight=0.0),
         description="Contrastive loss of video vectors and the mean of the auxiliary captions of their frames, which "
         "adapt.harmonize compares with the texts; it needs the stage caption.",
+    )
+    clip_sound: Term = Field(
+        default=TermConfig(weight=0.0),
+        description="Contrastive loss of video vectors and the sound of their clips, by a small tower that is dropped after "
+        "training; adapt.harmonize compares it with the texts. It needs keyframes.senses with sound.",
     )
     direction: Term = Field(
         default=TermConfig(weight=0.0),

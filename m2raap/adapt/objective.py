@@ -16,8 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from m2raap.adapt.clip_captions import clip_caption_loss
+from m2raap.adapt.clip_sound import BatchSound, clip_sound_loss
 from m2raap.adapt.config import AdaptConfig
-from m2raap.adapt.order_heads import OrderHeads
+from m2raap.adapt.loss_modules import LossModules
 from m2raap.adapt.order_terms import clause_rows, event_order_rows
 from m2raap.models.acg import frame_caption_loss
 from m2raap.models.interaction.score import score_matrix
@@ -73,7 +74,8 @@ class Features:
         return cls(**{name: torch.cat([part.present()[name] for part in parts]) for name in parts[0].present()})
 
 
-OF_CAPTIONS = frozenset({"frame_caption", "clip_caption"})  # terms that no text enters
+OF_CAPTIONS = frozenset({"frame_caption", "clip_caption"})  # terms of the captions of frames
+WITHOUT_TEXT = OF_CAPTIONS | {"clip_sound"}  # terms that no text enters
 
 # The fields of TextUnits, and those of Features that hold them for K texts per clip.
 TEXT_FEATURES = {
@@ -87,17 +89,18 @@ TEXT_FEATURES = {
 
 @dataclass(frozen=True)
 class BatchTexts:
-    """The texts of the whole batch, by which clips that share a text are left out of each other's negatives.
+    """The texts of the whole batch, by which clips that share a text are left out of each other's negatives; and its sound.
 
     `texts`: K lists of B texts. `owners`: of every text the places in the batch of the clips that have it. `caption_BT`: the
-    number of the caption of every frame, -1 without one. `order_KB3`: the rows of OrderTexts of every text. None where no
-    term reads them.
+    number of the caption of every frame, -1 without one. `order_KB3`: the rows of OrderTexts of every text. These and `sound`
+    are None where no term reads them.
     """
 
     texts: list[list[str]]
     owners: dict[str, list[int]]
     caption_BT: np.ndarray | None = None
     order_KB3: np.ndarray | None = None
+    sound: BatchSound | None = None
 
 
 def bias_of(cfg: AdaptConfig, backbone_bias: nn.Parameter | None) -> nn.Parameter | None:
@@ -146,7 +149,7 @@ def step_loss(
     A term of texts is the mean over those that are kept (None: all).
     """
     terms = {
-        name: rows_BK.mean() if kept_BK is None or name in OF_CAPTIONS else (rows_BK * kept_BK).sum() / kept_BK.sum()
+        name: rows_BK.mean() if kept_BK is None or name in WITHOUT_TEXT else (rows_BK * kept_BK).sum() / kept_BK.sum()
         for name, rows_BK in rows.items()
     }
     total = torch.stack([weights[name] * term for name, term in terms.items()]).sum()
@@ -160,17 +163,18 @@ def loss_rows(
     batch_texts: BatchTexts,
     scale: Tensor,
     bias: nn.Parameter | None = None,
-    order_heads: OrderHeads | None = None,
+    modules: LossModules | None = None,
     interaction: nn.Module | None = None,
     shared_rows: SharedRows = every_row,
-    videos: Sequence[Tensor] | None = None,
+    videos: Mapping[str, Sequence[Tensor]] | None = None,
+    sound: tuple[Tensor, Tensor] | None = None,
 ) -> dict[str, Tensor]:
     """Every term of `weights`, by name, as the losses (B, K) of the clips and their K texts; (B, 1) where no text enters.
 
     `weights`: of the terms that count in this step (LossConfig.weights_at). `scale`: 1 / temperature. `bias` is added to the
     cosine logits alone: the scores of an interaction, which have another range, and the losses of captions keep the softmax.
-    `videos`: K + 1 times the video vectors (B, E), for `plain` of each of the K texts and for `clip_caption`, where something
-    is done to the gradients of each; None: those of `features`.
+    `videos`: the video vectors (B, E) once for each loss of these terms, K times for `plain`, where something is done to the
+    gradients of each; None: those of `features`. `sound`: the places (M,) of the clips with sound, and their vectors (M, E).
     What is dear, the scores of an interaction and the frame-caption loss, is shared among processes by `shared_rows`.
     """
     objective = objective_of(cfg.objective)
@@ -179,7 +183,7 @@ def loss_rows(
         text_BE = features.text_BKE[:, turn]
         twins_BB = owned_mask(texts, batch_texts.owners).to(text_BE.device)
         if "plain" in weights:
-            logits_BB = cosine_logits(videos[turn] if videos else features.video_BE, text_BE, scale)
+            logits_BB = cosine_logits(videos["plain"][turn] if videos else features.video_BE, text_BE, scale)
             if bias is not None:
                 if bool(bias.isnan()):
                     bias.data.copy_(start_bias(logits_BB))
@@ -194,10 +198,10 @@ def loss_rows(
             of_scores = info_nce if bias is not None else objective
             rows["interaction"].append(of_scores(scale * scores_BB.T, twins_BB))
         if "clauses" in weights:
-            assert order_heads is not None and batch_texts.order_KB3 is not None
+            assert modules is not None and modules.order_heads is not None and batch_texts.order_KB3 is not None
             clauses_B2E = _of_turn(features.clause_BK2E, turn)
             order = (batch_texts.order_KB3[turn], scale)
-            rows["clauses"].append(clause_rows(order_heads, features.video_BE, text_BE, clauses_B2E, *order))
+            rows["clauses"].append(clause_rows(modules.order_heads, features.video_BE, text_BE, clauses_B2E, *order))
         if "event_order" in weights:
             assert batch_texts.order_KB3 is not None
             swapped = (features.swapped_BE, _of_turn(features.swapped_text_BKE, turn))
@@ -211,8 +215,13 @@ def loss_rows(
         rows["frame_caption"].append(pairs)
     if "clip_caption" in weights:
         assert features.caption_BTE is not None and batch_texts.caption_BT is not None
-        video_BE = videos[-1] if videos else features.video_BE
+        video_BE = videos["clip_caption"][0] if videos else features.video_BE
         rows["clip_caption"].append(clip_caption_loss(video_BE, features.caption_BTE, batch_texts.caption_BT, scale))
+    if "clip_sound" in weights:
+        assert sound is not None
+        rows["clip_sound"].append(
+            clip_sound_loss(videos["clip_sound"][0] if videos else features.video_BE, *sound, scale)
+        )
     return {name: torch.stack(turns, 1) for name, turns in rows.items()}
 
 

@@ -50,14 +50,14 @@ def choose_trained(model: VideoCLIP, cfg: AdaptConfig) -> None:
 
 
 def parameter_groups(
-    model: VideoCLIP, cfg: AdaptConfig, bias: nn.Parameter | None = None, order_heads: nn.Module | None = None
+    model: VideoCLIP, cfg: AdaptConfig, bias: nn.Parameter | None = None, modules: nn.Module | None = None
 ) -> list[dict[str, Any]]:
     """AdamW groups named backbone, new, gate, each in a decayed and an undecayed part; empty ones left out.
 
     Weights of fewer than two dimensions (norms, biases, scalars) have no decay, and embeddings only with decay_embeddings.
     With layer_decay the backbone, and LoRA's updates of it, have a group for every distance from the features. `bias`, of
     the objective, and a learnt temperature are in the group gate: at the rate of a tower a scalar would hardly move.
-    `order_heads`, of the term `clauses`, are in the group new.
+    `modules`, which only the loss reads, are in the group new.
     """
     rates = {"backbone": cfg.lr, "new": cfg.lr_new, "gate": cfg.lr_gate}
     distances = layer_distances(model) if cfg.layer_decay < 1 else {}
@@ -77,8 +77,8 @@ def parameter_groups(
         distance = distances.get(id(p), 0) if kind == "backbone" or is_lora else 0
         is_decayed = cfg.decay_embeddings if id(p) in embeddings else p.ndim >= 2
         parts.setdefault((kind, distance, is_decayed), []).append(p)
-    if order_heads is not None:
-        parts.setdefault(("new", 0, True), []).extend(order_heads.parameters())
+    for p in modules.parameters() if modules is not None else ():
+        parts.setdefault(("new", 0, p.ndim >= 2), []).append(p)
     return [
         {
             "params": params,
@@ -123,11 +123,9 @@ def layer_distances(model: VideoCLIP) -> dict[int, int]:
 
 
 def make_optimiser(
-    model: VideoCLIP, cfg: AdaptConfig, bias: nn.Parameter | None = None, order_heads: nn.Module | None = None
+    model: VideoCLIP, cfg: AdaptConfig, bias: nn.Parameter | None = None, modules: nn.Module | None = None
 ) -> torch.optim.AdamW:
-    return torch.optim.AdamW(
-        parameter_groups(model, cfg, bias, order_heads), lr=0.0, betas=cfg.betas, eps=1e-8, fused=True
-    )
+    return torch.optim.AdamW(parameter_groups(model, cfg, bias, modules), lr=0.0, betas=cfg.betas, eps=1e-8, fused=True)
 
 
 def lr_multiplier(step: int, steps: int, warmup: float, floor: float) -> float:

@@ -23,16 +23,16 @@ from m2raap.adapt.draw import Draws, Share
 from m2raap.adapt.gradcache import GradCache
 from m2raap.adapt.logs import Logs
 from m2raap.adapt.lora import add_lora
+from m2raap.adapt.loss_modules import LossModules
 from m2raap.adapt.objective import bias_of
 from m2raap.adapt.optim import choose_trained, make_optimiser
-from m2raap.adapt.order_heads import OrderHeads
 from m2raap.adapt.order_texts import OrderTexts, order_texts
 from m2raap.adapt.pixels import Decoding, JpegFrames
 from m2raap.adapt.prefetch import Prefetcher
 from m2raap.adapt.raw_video import Decoders, VideoSource, videos_digest
 from m2raap.adapt.readers import Report, choose_cache, frame_reader
 from m2raap.adapt.sampler import BatchSampler
-from m2raap.adapt.sources import CaptionedSource, PairSource
+from m2raap.adapt.sources import CaptionedSource, PairSource, SensedSource
 from m2raap.adapt.state import DropPathRng, FrameReader, Optim, Split, TrainState
 from m2raap.adapt.texts import TextTable, encode_texts, text_table
 from m2raap.adapt.tokens import Tokens, TokenStore
@@ -224,11 +224,14 @@ def _splits(
         if reads:
             captions = caption_table(source, model, cfg.num_frames, augment, cfg.text_length, store, f"{name}-captions")
         spans = _spans(cfg, model, texts, store, f"{name}-phrases") if scores and "phrases" in needs else None
-        order = None
+        order = senses = None
         if training:
             _warn_of_chinese(cfg, model, texts)
             order = _order_texts(cfg, model, texts, store)
-        splits.append(Split(source.num_clips, frames, texts, captions, order, spans))
+            if cfg.loss.clip_sound.weight:
+                senses = source.senses if isinstance(source, SensedSource) else None
+                assert senses is not None, "the caller reads the senses for such a loss"
+        splits.append(Split(source.num_clips, frames, texts, captions, order, spans, senses))
     return splits
 
 
@@ -304,15 +307,14 @@ def _make_optim(cfg: AdaptConfig, model: VideoCLIP, dist_context: DistContext) -
     bias = bias_of(cfg, getattr(backbone.clip, "logit_bias", None))
     if bias is not None:
         bias.data = bias.data.to(device)
-    order_heads = OrderHeads(backbone.embed_dim).to(device) if cfg.loss.clauses.weight else None
-    optimiser = make_optimiser(model, cfg, bias, order_heads)
+    modules = LossModules(cfg.loss, backbone.embed_dim, cfg.seed).to(device)
+    optimiser = make_optimiser(model, cfg, bias, modules)
     learning = [p for group in optimiser.param_groups for p in group["params"]]
-    of_loss = [backbone.logit_scale, *([bias] if bias is not None else [])]
-    of_loss += order_heads.parameters() if order_heads is not None else []
+    of_loss = [backbone.logit_scale, *([bias] if bias is not None else []), *modules.parameters()]
     of_loss += model.interaction.parameters() if model.interaction is not None else []
     grad_cache = GradCache(learning, of_loss, dist_context, cfg.micro_batch)
     scaler = torch.amp.GradScaler(device.type) if cfg.precision == "fp16" else None
-    return Optim(optimiser, grad_cache, bias, order_heads, scaler, max_logit_scale)
+    return Optim(optimiser, grad_cache, bias, modules, scaler, max_logit_scale)
 
 
 def _seed_drop_path(model: VideoCLIP) -> DropPathRng:
@@ -334,8 +336,8 @@ def _resume(scratch: Path, key: str, model: VideoCLIP, optim: Optim, dist_contex
         optim.scaler.load_state_dict(progress.loss_scale)
     if optim.bias is not None and progress.bias is not None:
         optim.bias.data.fill_(progress.bias)
-    if optim.order_heads is not None and progress.order_heads:
-        put_weights(optim.order_heads, progress.order_heads)
+    if progress.loss_modules:
+        put_weights(optim.modules, progress.loss_modules)
     optim.grad_cache.micro = progress.micro_batch or optim.grad_cache.micro
     dist_context.assert_same("data, settings or checkpoints", digest([key, progress.step]))
     return progress

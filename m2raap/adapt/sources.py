@@ -9,12 +9,15 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 
 from m2raap.core.config import digest
 from m2raap.core.strings import Strings
+
+if TYPE_CHECKING:
+    from m2raap.adapt.modalities import Modalities
 
 
 @dataclass(frozen=True)
@@ -95,6 +98,14 @@ class CaptionedSource(PairSource, Protocol):
     def caption_columns(self) -> CaptionColumns:
         """The captions of key-frames, in the first language that has one."""
         ...
+
+
+@runtime_checkable
+class SensedSource(PairSource, Protocol):
+    """A source whose clips may have motion or sound. None: they were not read."""
+
+    @property
+    def senses(self) -> Modalities | None: ...
 
 
 @dataclass

@@ -17,7 +17,8 @@ from m2raap.adapt.distributed import DistContext
 from m2raap.adapt.draw import Share
 from m2raap.adapt.gradcache import GradCache
 from m2raap.adapt.logs import Logs
-from m2raap.adapt.order_heads import OrderHeads
+from m2raap.adapt.loss_modules import LossModules
+from m2raap.adapt.modalities import Modalities
 from m2raap.adapt.order_texts import OrderTexts
 from m2raap.adapt.pixels import JpegFrames
 from m2raap.adapt.prefetch import Prefetcher
@@ -33,7 +34,8 @@ FrameReader = PrefixCache | JpegFrames | RawVideos
 @dataclass(frozen=True)
 class Split:
     """The training or the validation clips. `captions`: only where something reads them. `order`: only where training reads
-    the events of texts. `spans_NX2`: tokens of the phrases of each text, only where the interaction compares phrases."""
+    the events of texts. `spans_NX2`: tokens of the phrases of each text, only where the interaction compares phrases.
+    `senses`: only where a loss reads the sound of clips."""
 
     num_clips: int
     frames: FrameReader
@@ -41,19 +43,20 @@ class Split:
     captions: CaptionTable | None = None
     order: OrderTexts | None = None
     spans_NX2: Tensor | None = None
+    senses: Modalities | None = None
 
 
 @dataclass
 class Optim:
     """The optimiser and what a step of it needs.
 
-    `bias`: of an objective that has one. `order_heads`: only for the term `clauses`. `scaler`: of the loss, only in fp16.
+    `bias`: of an objective that has one. `modules`: those of the loss. `scaler`: of the loss, only in fp16.
     """
 
     optimiser: torch.optim.AdamW
     grad_cache: GradCache
     bias: nn.Parameter | None
-    order_heads: OrderHeads | None
+    modules: LossModules
     scaler: torch.amp.GradScaler | None
     max_logit_scale: float  # upper bound of the logarithm of the inverse temperature
 

@@ -16,8 +16,17 @@ from torch import Tensor
 
 from m2raap.adapt.draw import Share
 from m2raap.adapt.frame_order import reverse_frames, swap_halves
-from m2raap.adapt.harmonize import add_projected, gamma_at, kept_pairs, realigned, text_agreement
-from m2raap.adapt.objective import OF_CAPTIONS, TEXT_FEATURES, BatchTexts, Features, StepLoss, loss_rows, step_loss
+from m2raap.adapt.harmonize import REFERENCES, add_projected, gamma_at, kept_pairs, realigned, text_agreement
+from m2raap.adapt.objective import (
+    OF_CAPTIONS,
+    TEXT_FEATURES,
+    WITHOUT_TEXT,
+    BatchTexts,
+    Features,
+    StepLoss,
+    loss_rows,
+    step_loss,
+)
 from m2raap.adapt.order_texts import FIRST, SWAPPED
 from m2raap.adapt.state import TrainState
 from m2raap.models.interaction.units import Need, tensors_of
@@ -29,13 +38,15 @@ PRECISION = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float1
 def gradients(state: TrainState, share: Share) -> StepLoss:
     """Puts the gradients of the step's loss into `.grad` and returns the loss."""
     weights, harmonize = share.step.loss_weights, state.cfg.harmonize
-    if harmonize is None or "clip_caption" not in weights or harmonize.level == "vectors" or not harmonize.realigns:
+    if harmonize is None or REFERENCES.isdisjoint(weights) or harmonize.level == "vectors" or not harmonize.realigns:
         return _gradients_of(state, share, weights)
-    of_captions = {name: weight for name, weight in weights.items() if name in OF_CAPTIONS}
-    of_texts = {name: weight for name, weight in weights.items() if name not in OF_CAPTIONS}
+    of_texts = weights.keys() - WITHOUT_TEXT
+    groups = [
+        {name: weights[name] for name in weights if name in some} for some in (OF_CAPTIONS, {"clip_sound"}, of_texts)
+    ]
     learning = state.optim.parameters()
     parts = []
-    for some in (of_captions, of_texts) if of_texts else (of_captions,):
+    for some in filter(None, groups):
         loss = _gradients_of(state, share, some)
         parts.append((loss, [None if p.grad is None else p.grad.clone() for p in learning]))
     for p, gradient in zip(learning, add_projected([gradients for _, gradients in parts]), strict=True):
@@ -48,19 +59,23 @@ def gradients(state: TrainState, share: Share) -> StepLoss:
 def _gradients_of(state: TrainState, share: Share, weights: dict[str, float]) -> StepLoss:
     """Puts the gradients of some terms into `.grad`, and returns their loss."""
     scale, step, cfg = state.model.backbone.logit_scale, share.step, state.cfg
-    harmonize = cfg.harmonize if "clip_caption" in step.loss_weights else None
+    harmonize = None if REFERENCES.isdisjoint(step.loss_weights) else cfg.harmonize
 
     def loss_of(features: Features) -> StepLoss:
-        of_loss = (state.optim.bias, state.optim.order_heads, state.model.interaction)
+        modules, sound = state.optim.modules, None
+        if step.batch_texts.sound is not None:
+            assert modules.sound_tower is not None
+            sound = step.batch_texts.sound.encode(modules.sound_tower, features.video_BE.device)
+        of_loss = (state.optim.bias, modules, state.model.interaction)
         batch = (features, step.batch_texts, scale.exp(), *of_loss)
         videos = None
         if harmonize is not None and harmonize.realigns and harmonize.level == "vectors":
-            videos = realigned(features.video_BE, len(step.batch_texts.texts) + 1)
-        rows = loss_rows(cfg, weights, *batch, state.dist_context.shared_rows, videos)
+            videos = realigned(features.video_BE, weights, len(step.batch_texts.texts))
+        rows = loss_rows(cfg, weights, *batch, state.dist_context.shared_rows, videos, sound)
         if harmonize is None:
             return step_loss(weights, rows)
         compared_at = scale.exp().detach() if harmonize.temperature is None else 1 / harmonize.temperature
-        agreement_BK = text_agreement(features, step.batch_texts, compared_at)
+        agreement_BK = text_agreement(features, step.batch_texts, step.loss_weights, compared_at, sound)
         gamma = gamma_at(harmonize.gamma, (step.number - 1) / state.steps)
         kept_BK = kept_pairs(agreement_BK, gamma) if harmonize.leaves_out else None
         return step_loss(weights, rows, agreement_BK, kept_BK)

@@ -13,15 +13,15 @@ import torch
 from torch import Tensor
 
 from m2raap.adapt.distributed import DistContext
+from m2raap.adapt.modalities import Modalities
 from m2raap.adapt.pixels import Decoding
 from m2raap.adapt.readers import Report, choose_cache, frame_reader
+from m2raap.adapt.sense_towers import MotionTower, SoundTower, TextTower
 from m2raap.adapt.sources import PairSource
 from m2raap.adapt.state import FrameReader
 from m2raap.core.ahead import ahead
 from m2raap.cotrain.config import CotrainConfig
-from m2raap.cotrain.modalities import Modalities
 from m2raap.cotrain.model import Towers, as_adapt
-from m2raap.cotrain.towers import MotionTower, SoundTower, TextTower
 from m2raap.models.video_clip import VideoCLIP
 
 BATCH_CLIPS, ROWS_AT_ONCE = 64, 8192

@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 from m2raap.adapt.config import AdaptConfig
 from m2raap.adapt.optim import choose_trained, parameter_groups
+from m2raap.adapt.sense_towers import SIZE, new_tower
 from m2raap.core.errors import M2raapError
 from m2raap.cotrain.config import CotrainConfig
-from m2raap.cotrain.towers import SIZE, Heads, new_tower
+from m2raap.cotrain.heads import Heads
 from m2raap.models.families import load_backbone
 from m2raap.models.video_clip import VideoCLIP
 from m2raap.models.weights_file import save_weights

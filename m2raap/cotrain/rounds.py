@@ -32,9 +32,9 @@ from m2raap.core.errors import M2raapError
 from m2raap.core.interrupt import StopRequest, note_kept
 from m2raap.cotrain.clips import Clips, encode_all
 from m2raap.cotrain.config import CotrainConfig, text_name
+from m2raap.cotrain.heads import Heads
 from m2raap.cotrain.labels import Labels, centred, label_window, mean_of_present
 from m2raap.cotrain.model import Towers, away, load_towers, make_optimiser, new_towers
-from m2raap.cotrain.towers import Heads
 from m2raap.cotrain.windows import window_rows
 from m2raap.models.video_clip import VideoCLIP
 

@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from m2raap.adapt.config import AdaptConfig
 from m2raap.core import talk
@@ -27,6 +28,9 @@ from m2raap.stages.shared import SHARED_KEYS, Shared
 from m2raap.stages.source import ViewSource, drawn
 from m2raap.stages.training_log import kept_text, training_summary
 from m2raap.video.limits import VideoConfig
+
+if TYPE_CHECKING:
+    from m2raap.adapt.modalities import Modalities
 
 
 def is_worker_rank() -> bool:
@@ -123,7 +127,22 @@ def _sources(
         for split, tables in zip(folders, read_splits(view, list(folders)), strict=True):
             count = most[split]
             (drawn(tables, count, cfg.seed) if count else tables).save(folders[split])
-    return [ViewSource(view, split, limits, digests, open_tables(folder)) for split, folder in folders.items()]
+    sources = [ViewSource(view, split, limits, digests, open_tables(folder)) for split, folder in folders.items()]
+    if cfg.loss.clip_sound.weight:
+        sources[0].senses = _sound(view, sources[0], target / "scratch" / "senses", is_main)
+    return sources
+
+
+def _sound(view: View, source: ViewSource, folder: Path, is_main: bool) -> Modalities:
+    """The sound of the clips, which the main process writes and all map."""
+    from m2raap.adapt.modalities import open_modalities
+    from m2raap.stages.senses import write_senses
+
+    if is_main:
+        folder.mkdir(exist_ok=True)
+        parts = source.tables.clips["part"].to_numpy()
+        write_senses(view, source.clip_ids, parts, ("sound",), folder, "set adapt.loss.clip_sound to 0")
+    return open_modalities(folder, ["sound"])
 
 
 def _train(

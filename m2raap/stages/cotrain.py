@@ -98,7 +98,7 @@ def _cotrain(
 ) -> dict[str, Any]:
     import torch
 
-    from m2raap.cotrain.modalities import NO_ROW, open_modalities
+    from m2raap.adapt.modalities import NO_ROW, open_modalities
     from m2raap.cotrain.rounds import cotrain
 
     torch.set_num_threads(cfg.threads or torch_threads())
@@ -154,8 +154,9 @@ def _write_others(cfg: CotrainConfig, view: View, source: ViewSource, scratch: P
     """Writes what clips hold beside their frames into scratch, as a whole; nothing where it is there already."""
     import torch
 
-    from m2raap.cotrain.modalities import write_senses, write_texts
+    from m2raap.cotrain.captions import write_texts
     from m2raap.stages.embedder import encode_texts, load_model
+    from m2raap.stages.senses import write_senses
 
     folder, temp, key = scratch / OTHERS, scratch / f"{OTHERS}.tmp", _digest(cfg, source)
     if (folder / "key").is_file() and (folder / "key").read_text() == key:
@@ -163,7 +164,9 @@ def _write_others(cfg: CotrainConfig, view: View, source: ViewSource, scratch: P
     for path in (folder, temp):
         shutil.rmtree(path, ignore_errors=True)
     temp.mkdir()
-    write_senses(view, source.clip_ids, source.tables.clips["part"].to_numpy(), cfg.senses, temp)
+    write_senses(
+        view, source.clip_ids, source.tables.clips["part"].to_numpy(), cfg.senses, temp, "take it out of cotrain.senses"
+    )
     if cfg.texts:
         encode = torch.inference_mode()(partial(encode_texts, load_model(cfg.backbone)))
         write_texts(source.text_columns(), source.num_clips, cfg.texts, encode, temp)
@@ -172,8 +175,8 @@ def _write_others(cfg: CotrainConfig, view: View, source: ViewSource, scratch: P
 
 
 def _open(cfg: CotrainConfig, source: ViewSource, scratch: Path, caches: Path, towers: Towers, report: Any) -> Clips:
+    from m2raap.adapt.modalities import open_modalities
     from m2raap.cotrain.clips import Clips, open_frames
-    from m2raap.cotrain.modalities import open_modalities
 
     return Clips(open_frames(cfg, source, towers.clip, caches, report), open_modalities(scratch / OTHERS, cfg.others))
 
@@ -214,8 +217,8 @@ def _write_clusters(path: Path, clip_ids: list[str], labels: Labels) -> None:
 
 def _write_scores(path: Path, texts: TextColumns, done: Cotrained) -> None:
     """Writes text_id and how well a caption's cluster goes with each of its clip; of the versions of a raw text the mean."""
+    from m2raap.cotrain.captions import captions_of
     from m2raap.cotrain.consistency import cluster_pmi
-    from m2raap.cotrain.modalities import captions_of
 
     ids: list[str] = []
     scores: dict[str, list[np.ndarray]] = {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow.compute
@@ -23,6 +23,9 @@ from m2raap.video.limits import Refused, VideoConfig
 from m2raap.video.paths import resolve_video
 from m2raap.video.sample import ClipFile
 
+if TYPE_CHECKING:
+    from m2raap.adapt.modalities import Modalities
+
 pc: Any = pyarrow.compute  # whose functions are made when it is imported, so that no checker knows them
 HELD_BYTES = 2 * 1024**3  # most bytes of JPEGs that are kept in memory
 CaptionsByLang = dict[str, list[str | None]]  # in the order of the recipe's languages
@@ -33,7 +36,10 @@ class ViewSource:
 
     Clips are ordered by part, then id, so that a pass over the frames reads each part once. `digests` caches the digests of
     video files; `limits` are those of the stage keyframes. `tables`: of this view and split, where they were read before.
+    `senses`: motion and sound, where the caller has opened them.
     """
+
+    senses: Modalities | None = None
 
     def __init__(
         self, view: View, split: str, limits: VideoConfig, digests: VideoDigests, tables: SplitTables | None = None

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -24,6 +25,7 @@ from m2raap.adapt.prepare import prepare
 from m2raap.adapt.sources import ListSource
 from m2raap.adapt.state import DropPathRng, TrainState
 from m2raap.core.errors import M2raapError
+from m2raap.core.scores import PAIR_SIGNALS
 from m2raap.models.config import (
     AcgConfig,
     BackboneConfig,
@@ -90,7 +92,7 @@ def gradients_of(run: TrainState) -> tuple[float, dict[str, torch.Tensor]]:
         assert len({tuple(of_clip) for of_clip in zip(*texts, strict=True)}) < num_clips, "there are twins"
         loss = float(steps.gradients(run, share).total)
         learning = [*run.model.named_parameters()]
-        learning += run.optim.order_heads.named_parameters("heads") if run.optim.order_heads is not None else []
+        learning += run.optim.modules.named_parameters("modules")
         return loss, {name: p.grad for name, p in learning if p.grad is not None}
     finally:
         run.close()
@@ -203,6 +205,7 @@ def together(tiny_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     processes = [subprocess.Popen([*command, str(rank)], stderr=subprocess.PIPE, text=True) for rank in (0, 1)]
     adapt(training(tiny_dir), world(), ordered(3, 1), folder / "one")
     adapt(scored(tiny_dir), world(), ordered(5, 1), folder / "scored one")
+    adapt(harmonised(tiny_dir, "both"), world(), ordered(3, 1), folder / "harmonised one")
     stderr_texts = [process.communicate(timeout=100)[1] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], "\n".join(stderr_texts)
     return folder
@@ -217,6 +220,16 @@ def scored(tiny_dir: Path) -> AdaptConfig:
     return but(tiny_dir, **PARTS[2], keep="average", average_share=1.0, micro_batch=2)
 
 
+def harmonised(tiny_dir: Path, mode: str, **changes: Any) -> AdaptConfig:
+    """With every loss whose gradients are harmonised."""
+    settings: dict[str, Any] = {
+        "temporal": StanConfig(layers=2, start="open"), "texts_per_clip": 2,
+        "loss": {"plain": 1.0, "clip_caption": 0.5, "direction": 0.5},
+        "harmonize": {"mode": mode, "gamma": (0.0, 0.1)}, "train_vision_layers": 2,
+    }  # fmt: skip
+    return but(tiny_dir, **settings | changes)
+
+
 @pytest.mark.parametrize("micro", [None, 2])
 def test_two_processes_have_the_gradients_of_one(micro: int | None, everything: tuple, together: Path) -> None:
     """Shares of 3 and 4 clips, the second time in chunks."""
@@ -226,11 +239,21 @@ def test_two_processes_have_the_gradients_of_one(micro: int | None, everything: 
 
 def test_two_processes_train_as_one_and_the_first_writes(together: Path) -> None:
     """Stopped after step 3 and begun again; the checkpoint is of step 2."""
-    for name, other in (("one", "two"), ("scored one", "scored two")):
+    for name, other in (("one", "two"), ("scored one", "scored two"), ("harmonised one", "harmonised two")):
         same_log(together / name, together / other)
     timings = read_lines(together / "two" / "timings.jsonl")
     assert [line.get("step") for line in timings] == [None, 1, 2, 3, None, 3, 4], "of one process alone"
     assert (together / "two" / "model" / "model.json").is_file()
+
+
+def test_two_processes_harmonise_as_one(tiny_dir: Path, together: Path, tmp_path: Path) -> None:
+    whole = gradients_of(opened(harmonised(tiny_dir, "both"), tmp_path))
+    for rank in (0, 1):
+        same(torch.load(together / f"gradients-both-{rank}.pt", weights_only=True), whole)
+    one, two = (pq.read_table(together / f"harmonised {name}" / PAIR_SIGNALS).to_pydict() for name in ("one", "two"))
+    assert one.keys() == two.keys() and one["text_id"] == two["text_id"]
+    assert one["conflict_draws"] == two["conflict_draws"]
+    assert two["conflict"] == pytest.approx(one["conflict"], abs=1e-4)
 
 
 def test_a_run_goes_on_with_another_number_of_processes(together: Path) -> None:

@@ -13,14 +13,30 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from m2raap.adapt.clip_captions import captioned_clips, clip_caption_loss
+from m2raap.adapt.clip_sound import clip_sound_loss
 from m2raap.adapt.conflict import auc
-from m2raap.adapt.harmonize import add_projected, agreement_of, kept_pairs, project, pull_at_vector, realigned
+from m2raap.adapt.distributed import DistContext
+from m2raap.adapt.harmonize import (
+    add_projected,
+    agreement_of,
+    kept_pairs,
+    project,
+    pull_at_vector,
+    realigned,
+    text_agreement,
+)
 from m2raap.adapt.loop import adapt
+from m2raap.adapt.modalities import NO_ROW, open_modalities
+from m2raap.adapt.objective import BatchTexts, Features
+from m2raap.adapt.pixels import Decoding
+from m2raap.adapt.prepare import prepare
+from m2raap.adapt.sense_towers import SHAPES
+from m2raap.adapt.sources import ListSource
 from m2raap.core.config import build
 from m2raap.core.errors import M2raapError, UsageError
 from m2raap.core.scores import PAIR_SIGNALS
-from m2raap.models.config import StanConfig
-from tests.adapt.test_gradcache import but, gradients_of, opened, same, world
+from m2raap.models.video_clip import VideoCLIP
+from tests.adapt.test_gradcache import gradients_of, harmonised, opened, same, world
 from tests.adapt.world import ordered
 
 
@@ -75,8 +91,12 @@ def test_projection_leaves_no_conflict_of_two_and_nothing_where_there_was_none(s
 def test_vectors_that_are_realigned_have_the_sum_of_projected_gradients() -> None:
     vectors = units(4, 3, seed=0).requires_grad_()
     weights = [units(4, 3, seed=seed) for seed in (1, 2)]
-    copies = realigned(vectors, 3)
-    sum((copy * weight).sum() for copy, weight in zip(copies, weights, strict=False)).backward()  # type: ignore[union-attr]
+    copies = realigned(vectors, ["plain", "direction", "clip_caption"], 2)
+    assert {name: len(of_term) for name, of_term in copies.items()} == {"plain": 2, "clip_caption": 1}
+    losses = [
+        (copy * weight).sum() for copy, weight in zip(copies["plain"], weights, strict=True)
+    ]  # the third has none
+    torch.stack(losses).sum().backward()
     torch.testing.assert_close(vectors.grad, sum(project(weights)))
 
 
@@ -113,15 +133,6 @@ def test_auc_counts_pairs(higher: list[int], lower: list[int]) -> None:
     assert auc(np.array(higher), np.array(lower)) == pytest.approx(np.mean(pairs))
 
 
-def harmonised(tiny_dir: Path, mode: str, **changes: Any) -> Any:
-    settings: dict[str, Any] = {
-        "temporal": StanConfig(layers=2, start="open"), "texts_per_clip": 2,
-        "loss": {"plain": 1.0, "clip_caption": 0.5, "direction": 0.5},
-        "harmonize": {"mode": mode, "gamma": (0.0, 0.1)}, "train_vision_layers": 2,
-    }  # fmt: skip
-    return but(tiny_dir, **settings | changes)
-
-
 @pytest.mark.parametrize("mode", ["realign", "both"])
 def test_chunks_have_the_gradients_of_the_batch(mode: str, tiny_dir: Path, tmp_path: Path) -> None:
     whole = gradients_of(opened(harmonised(tiny_dir, mode), tmp_path / "whole"))
@@ -129,6 +140,97 @@ def test_chunks_have_the_gradients_of_the_batch(mode: str, tiny_dir: Path, tmp_p
     plain = gradients_of(opened(harmonised(tiny_dir, mode, harmonize=None), tmp_path / "plain"))
     with pytest.raises(AssertionError):
         same(whole, plain)
+
+
+def with_sound(source: ListSource, folder: Path) -> ListSource:
+    """The source with sound in all clips but the last two."""
+    folder.mkdir(exist_ok=True)
+    num = source.num_clips
+    db = np.random.default_rng(5).uniform(-80, 0, (num, *SHAPES["sound"])).astype(np.float16)
+    np.save(folder / "sound.npy", db)
+    np.save(folder / "sound-rows.npy", np.where(np.arange(num) < num - 2, np.arange(num), NO_ROW))
+    source.senses = open_modalities(folder, ["sound"])  # type: ignore[attr-defined]  # as the stage gives it to a ViewSource
+    return source
+
+
+SOUND = {"plain": 1.0, "clip_sound": 0.5}
+
+
+def test_clip_sound_loss_equals_its_twin() -> None:
+    video_BE, sound_ME = units(6, 8, seed=1).float(), units(4, 8, seed=2).float()
+    clips = [0, 2, 3, 5]
+    losses = [
+        -(10 * video_BE[clip] @ sound_ME.T).log_softmax(0)[place] / 2
+        - (10 * video_BE[clips] @ sound_ME[place]).log_softmax(0)[place] / 2
+        for place, clip in enumerate(clips)
+    ]
+    rows_B = clip_sound_loss(video_BE, torch.tensor(clips), sound_ME, 10.0)
+    torch.testing.assert_close(rows_B.mean(), torch.stack(losses).mean())
+    assert rows_B[1] == rows_B[4] == 0
+    assert float(clip_sound_loss(video_BE, torch.zeros(0, dtype=torch.long), sound_ME[:0], 10.0).sum()) == 0
+
+
+@pytest.mark.parametrize("loss", [SOUND, SOUND | {"clip_caption": 1.0}], ids=["sound", "sound and captions"])
+def test_texts_are_compared_with_sound_too_and_chunks_have_the_gradients_of_the_batch(
+    loss: dict[str, float], tiny_dir: Path, tmp_path: Path
+) -> None:
+    def gradients(name: str, **changes: Any) -> tuple[float, dict[str, torch.Tensor]]:
+        cfg = harmonised(tiny_dir, "both", loss=loss, **changes)
+        run = prepare(
+            cfg,
+            with_sound(world(), tmp_path / "senses"),
+            None,
+            tmp_path / name,
+            lambda *_: None,
+            DistContext(),
+            Decoding(),
+        )
+        return gradients_of(run)
+
+    whole = gradients("whole")
+    same(gradients("chunks", micro_batch=3), whole)
+    assert float(whole[1]["modules.sound_tower.layers.0.weight"].abs().max()) > 0, "the tower learns"
+    with pytest.raises(AssertionError):
+        same(gradients("plain", harmonize=None), whole)
+
+
+def test_agreement_is_that_with_the_sum_of_the_other_gradients() -> None:
+    """Of captions and sound by their weights; a clip with neither has none."""
+    num, texts = 5, [["a", "b", "c", "d", "e"]]
+    owners = {text: [place] for place, text in enumerate(texts[0])}
+    caption_BT = np.array([[0], [1], [-1], [2], [-1]])
+    video_BE, text_BE, caption_BE, sound_ME = (
+        units(rows, 6, seed=seed).float() for rows, seed in ((num, 1), (num, 2), (num, 3), (3, 4))
+    )
+    caption_BE[[2, 4]] = 0
+    sounding = torch.tensor([0, 2, 3])
+    features = Features(
+        torch.ones(num, 1, dtype=torch.bool), video_BE, text_BE[:, None], caption_BTE=caption_BE[:, None]
+    )
+    weights = {"plain": 1.0, "clip_caption": 0.5, "clip_sound": 2.0}
+    agreement_BK = text_agreement(features, BatchTexts(texts, owners, caption_BT), weights, 4.0, (sounding, sound_ME))
+    own = pull_at_vector(video_BE, text_BE, torch.eye(num, dtype=torch.bool), 4.0)
+    captioned = [0, 1, 3]
+    other = torch.zeros(num, 6)
+    other[captioned] += 0.5 * pull_at_vector(
+        video_BE[captioned], caption_BE[captioned], torch.eye(3, dtype=torch.bool), 4.0
+    )
+    other[sounding] += 2.0 * pull_at_vector(video_BE[sounding], sound_ME, torch.eye(3, dtype=torch.bool), 4.0)
+    torch.testing.assert_close(agreement_BK[:4, 0], F.cosine_similarity(own, other, dim=1)[:4])
+    assert bool(agreement_BK[4].isnan().all())
+
+
+def test_the_sound_tower_is_resumed_and_leaves(tiny_dir: Path, tmp_path: Path) -> None:
+    cfg = harmonised(tiny_dir, "curriculum", steps=4, loss=SOUND)
+    for name, stop_after in (("whole", None), ("killed", 3), ("killed", None)):
+        source = with_sound(ordered(9, 0), tmp_path / "senses")
+        result = adapt(cfg, source, ordered(3, 1), tmp_path / name, stop_after=stop_after)
+    for file in ("train.jsonl", PAIR_SIGNALS, "model/model.safetensors"):
+        assert (tmp_path / "whole" / file).read_bytes() == (tmp_path / "killed" / file).read_bytes()
+    assert not any("sound" in name for name in VideoCLIP.load(result.model_dir).state_dict())
+    silent = {f"clip{clip}.{text}" for clip in (7, 8) for text in (0, 1)}
+    scored = set(pq.read_table(tmp_path / "whole" / PAIR_SIGNALS)["text_id"].to_pylist())
+    assert scored == {f"clip{clip}.{text}" for clip in range(9) for text in (0, 1)} - silent
 
 
 def test_over_all_weights_the_gradients_are_those_of_two_losses_projected(tiny_dir: Path, tmp_path: Path) -> None:

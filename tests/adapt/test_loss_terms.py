@@ -74,7 +74,7 @@ def test_each_term_is_a_loss_for_every_clip_and_text(tiny_dir: Path, tmp_path: P
         share = state.prefetcher.get(1)
         step, features = share.step, encode(state, share, 0, 6)
         parts = (state.cfg, step.loss_weights, features, step.batch_texts, state.model.backbone.logit_scale.exp())
-        of_loss = (state.optim.bias, state.optim.order_heads, state.model.interaction)
+        of_loss = (state.optim.bias, state.optim.modules, state.model.interaction)
         rows = loss_rows(*parts, *of_loss)
         whole = step_loss(step.loss_weights, rows)
     finally:

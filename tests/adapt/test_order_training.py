@@ -64,7 +64,7 @@ def test_the_heads_learn_at_the_rate_of_what_is_new(tiny_dir: Path, tmp_path: Pa
         config(tiny_dir, loss=ORDER), ordered(12, 0), None, tmp_path, lambda *_: None, DistContext(), Decoding()
     )
     try:
-        heads = state.optim.order_heads
+        heads = state.optim.modules.order_heads
         assert heads is not None
         groups = [g for g in state.optim.optimiser.param_groups if any(p is heads.weight_2EE for p in g["params"])]
         assert [(group["name"], group["base_lr"]) for group in groups] == [("new", 1e-2)]

@@ -13,7 +13,7 @@ import torch.distributed as dist
 from m2raap.adapt.distributed import start
 from m2raap.adapt.loop import adapt
 from m2raap.core.errors import M2raapError
-from tests.adapt.test_gradcache import EVERYTHING, but, gradients_of, opened, scored, training, world
+from tests.adapt.test_gradcache import EVERYTHING, but, gradients_of, harmonised, opened, scored, training, world
 from tests.adapt.world import ordered
 
 
@@ -25,6 +25,13 @@ def main(clip: Path, folder: Path, rank: int) -> None:
             but(clip, **EVERYTHING).model_copy(update={"micro_batch": micro}), folder / f"run{micro}", dist_context
         )
         torch.save(gradients_of(run), folder / f"gradients-{micro}-{rank}.pt")
+    torch.save(
+        gradients_of(opened(harmonised(clip, "both"), folder / "run harmonised", dist_context)),
+        folder / f"gradients-both-{rank}.pt",
+    )
+    assert adapt(
+        harmonised(clip, "both"), world(), ordered(3, 1), folder / "harmonised two", dist_context=dist_context
+    ).finished
     cfg, two = training(clip), folder / "two"
     assert not adapt(cfg, world(), ordered(3, 1), two, stop_after=3, dist_context=dist_context).finished
     assert adapt(cfg, world(), ordered(3, 1), two, dist_context=dist_context).finished

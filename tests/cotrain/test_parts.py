@@ -9,10 +9,11 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
+from m2raap.adapt.sense_towers import SHAPES, new_tower
 from m2raap.core.clusters import coarse_to_fine
 from m2raap.cotrain.consistency import SMOOTHING, cluster_pmi
+from m2raap.cotrain.heads import Heads
 from m2raap.cotrain.labels import Labels, centred, label_window, mean_of_present
-from m2raap.cotrain.towers import SHAPES, Heads, new_tower
 from m2raap.cotrain.windows import rounds_of_a_cycle, window_rows
 
 

@@ -32,7 +32,7 @@ def recipe_file(path: Path, **arms: Any) -> str:
 @pytest.mark.parametrize(
     ("arms", "message"),
     [
-        ({"first": {}, "second": SECOND | {"stages": ["filter", "keyframes", "adapt"]}}, "writes no signals"),
+        ({"first": {}, "second": SECOND | {"stages": ["filter", "keyframes", "adapt"]}}, "no training of .first. writes signals"),
         ({"second": SECOND}, "it is the first arm"),
         ({"first": {"adapt": FIRST}, "second": SECOND | {"signals_of": "frist"}}, "did you mean 'first'"),
         ({"first": {"adapt": FIRST}, "second": SECOND}, "only `filter` reads signals"),
@@ -54,6 +54,11 @@ def test_the_filter_of_the_second_arm_is_planned_behind_the_first_training(tmp_p
     reading = {step.arm: step.signals for step in steps if step.stage == "filter"}
     assert reading == dict.fromkeys(("second", "second~1"), tmp_path / "R" / "first" / "adapt")
     assert not any(step.signals for step in steps if step.stage != "filter")
+    cotrained = {"stages": ["keyframes", "caption", "cotrain", "adapt"], "keyframes": {"senses": ["motion"]}}
+    arms["first"] = cotrained | {"cotrain": {"texts": ["en"], "senses": ["motion"]}}
+    of_cotrain = plan(load_recipe(recipe_file(tmp_path / "c.yaml", **arms)), tmp_path / "R", "c", {})
+    assert [step.signals for step in of_cotrain if step.stage == "filter"] == [tmp_path / "R" / "first" / "cotrain"]
+    arms["first"] = {"adapt": FIRST}
     changed = load_recipe(recipe_file(tmp_path / "r.yaml", **arms), ["seeds=2", "arms.first.adapt.lr=0.5"])
     others = plan(changed, tmp_path / "R", "c", {})
     keys = [[step.key for step in some if step.stage == "filter"] for some in (steps, others)]

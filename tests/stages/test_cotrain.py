@@ -13,6 +13,7 @@ import yaml
 
 from data_tools.world.make import make_world
 from data_tools.world.plan import WorldConfig
+from m2raap.adapt.config import AdaptConfig
 from m2raap.core.corpus import write_corpus
 from m2raap.core.engine import LocalEngine
 from m2raap.core.errors import M2raapError
@@ -26,6 +27,7 @@ from m2raap.cotrain.config import CotrainConfig
 from m2raap.models.config import BackboneConfig, StanConfig
 from m2raap.models.video_clip import VideoCLIP
 from m2raap.stages import cotrain as stage_module
+from m2raap.stages.adapt import AdaptStage
 from m2raap.stages.cotrain import CotrainStage
 from m2raap.stages.keyframes import KeyframesConfig, KeyframesStage
 from tests.runs import m2raap
@@ -151,6 +153,32 @@ def test_what_is_not_there_is_named(view: View, tiny_dir: Path, tmp_path: Path) 
     assert stage(tiny_dir, senses=(), rounds=1).run(
         StepInputs(corpus.over(tmp_path / "K"), tmp_path / "a", LocalEngine(1))
     )
+
+
+def test_adapt_learns_from_sound_and_compares_texts_with_it(tiny_dir: Path, tmp_path: Path) -> None:
+    world = make_world(WORLD.model_copy(update={"train_clips": 12}), tmp_path, workers=2)
+    videos = tmp_path / "videos"
+    corpus = write_corpus(
+        tmp_path / "C", world.train_clips, world.train_texts, video_root=videos, source={"importer": "world"}
+    )
+    keyframes = KeyframesStage(KeyframesConfig(k=2, short_side_px=48, senses=("sound",)))
+    assert run_data_stage(keyframes, View(corpus.path), tmp_path / "K", LocalEngine(1))
+    view = View(corpus.path).over(tmp_path / "K")
+    settings: dict[str, Any] = {
+        "backbone": BackboneConfig(model=f"local-dir:{tiny_dir}", random_init=True), "temporal": StanConfig(layers=1),
+        "num_frames": 2, "steps": 2, "batch_size": 6, "threads": 1, "loss": {"clip_sound": 1.0}, "harmonize": {"gamma": [-1, -1]},
+    }  # fmt: skip
+    adapt = AdaptStage(AdaptConfig(**settings))
+    adapt.run(StepInputs(view, tmp_path / "adapt", LocalEngine(1)))
+    lines = [json.loads(line) for line in (tmp_path / "adapt" / "train.jsonl").read_text().splitlines()]
+    assert all(line["terms"]["clip_sound"] > 0 for line in lines if "loss" in line)
+    sounds = {row["clip_id"]: row["sound"] for row in pq.read_table(tmp_path / "K" / "senses").to_pylist()}
+    scored = pq.read_table(tmp_path / "adapt" / PAIR_SIGNALS)["text_id"].to_pylist()
+    assert scored and all(sounds[text_id.split(".")[0]] is not None for text_id in scored)
+    plain = KeyframesStage(KeyframesConfig(k=2, short_side_px=48))
+    assert run_data_stage(plain, View(corpus.path), tmp_path / "P", LocalEngine(1))
+    with pytest.raises(M2raapError, match=r"keyframes\.senses \[sound\], or set adapt\.loss\.clip_sound to 0"):
+        adapt.run(StepInputs(View(corpus.path).over(tmp_path / "P"), tmp_path / "without", LocalEngine(1)))
 
 
 def test_a_recipe_adapts_what_cotrain_has_learnt(small_world: Path, tmp_path: Path) -> None:
