@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -33,6 +33,7 @@ class Part:
     texts: list[Text]
     frames: dict[str, Frames] = field(default_factory=dict)  # key: clip_id
     signals: dict[str, Row] = field(default_factory=dict)  # key: clip_id or text_id; the columns of all stages joined
+    scores: dict[str, Row] = field(default_factory=dict)  # key: clip_id or text_id; the columns of users' scores
 
     @cached_property
     def texts_of(self) -> dict[str, list[Text]]:
@@ -131,7 +132,8 @@ class View:
                 for row in self._rows(table, index):
                     texts[row["text_id"]] = cast(Text, row)
         frames = self._frames(index, clip_ids, "jpegs" in tables) if {"frames", "jpegs"} & {*tables} else {}
-        signals = self._signals(index, clips, texts.values()) if "signals" in tables else {}
+        signals = self._signals(index) if "signals" in tables else {}
+        scores = open_scores(self.scores).of(clips, texts.values()) if self.scores else {}
         kept = [
             row
             for row in texts.values()
@@ -141,7 +143,7 @@ class View:
             and (row["active"] or self.with_inactive)
         ]
         kept.sort(key=lambda row: (row["clip_id"], row["text_id"]))
-        return Part(index, clips, kept, frames, signals)
+        return Part(index, clips, kept, frames, signals, scores)
 
     def _clip_ids(self, index: int) -> list[str]:
         return [row["clip_id"] for row in self.corpus.rows("clips", index, ["clip_id"])]
@@ -152,9 +154,9 @@ class View:
         rows = (cast(Frames, row) for folder in self.folders for row in read_part(folder, "frames", index, columns))
         return {row["clip_id"]: row for row in rows if row["clip_id"] in clip_ids}
 
-    def _signals(self, index: int, clips: list[Clip], texts: Iterable[Text]) -> dict[str, Row]:
-        """clip_id or text_id -> users' scores and the columns of all folders, the later ones over the earlier."""
-        signals = open_scores(self.scores).of(clips, texts) if self.scores else {}
+    def _signals(self, index: int) -> dict[str, Row]:
+        """clip_id or text_id -> the columns of all folders, the later ones over the earlier."""
+        signals: dict[str, Row] = {}
         for folder in self.folders:
             for table in ("signals", "verdicts"):
                 for row in read_part(folder, table, index):

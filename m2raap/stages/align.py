@@ -329,7 +329,7 @@ class _ClusterOf:
     def __call__(self, part: Part, signals_of: Signals, clip_id: str) -> int:
         if self._by is None:
             return balance.nearest(_vector(signals_of[clip_id]), self._centres_CE)
-        return balance.given(self._by, clip_id, part.signals.get(clip_id, {}).get(self._by))
+        return balance.given(self._by, clip_id, part.scores.get(clip_id, {}).get(self._by))
 
 
 class _Chosen:

@@ -128,11 +128,11 @@ class FilterStage(DataStage[FilterConfig]):
         for part, signals in parts:
             source = {clip["clip_id"]: clip["source"] or "" for clip in part.clips}
             for clip in part.clips:
-                values.add_clip(clip_signals(clip, signals[clip["clip_id"]]), part.signals.get(clip["clip_id"], {}))
+                values.add_clip(clip_signals(clip, signals[clip["clip_id"]]), part.scores.get(clip["clip_id"], {}))
             for text in part.texts:
                 measured = signals[text["text_id"]]
                 table.add(text["text_id"], text["clip_id"], source[text["clip_id"]], measured)
-                values.add_text(text["lang"], measured, part.signals.get(text["text_id"], {}))
+                values.add_text(text["lang"], measured, part.scores.get(text["text_id"], {}))
         thresholds = values.thresholds()
         for limits in thresholds["text"].values():
             for reason in limits.keys() & {"duplicate_text", "near_duplicate_text"}:
@@ -149,7 +149,7 @@ class FilterStage(DataStage[FilterConfig]):
         extensions = self.cfg.video.extensions
         for clip in part.clips:
             clip_id = clip["clip_id"]
-            measured, user_scores = signals[clip_id], part.signals.get(clip_id, {})
+            measured, user_scores = signals[clip_id], part.scores.get(clip_id, {})
             of_clip = clip_signals(clip, measured)
             outside = outside_scores(of_clip, extensions) if measured["probe"] == "ok" else {}
             refused = video_refusals(of_clip | outside, rules["video"])
@@ -165,7 +165,7 @@ class FilterStage(DataStage[FilterConfig]):
                 verdicts.append({"clip_id": clip_id} | outside | _user_columns(user_scores))
         for text in part.texts:
             ids = {"clip_id": text["clip_id"], "text_id": text["text_id"]}
-            user_scores = part.signals.get(text["text_id"], {})
+            user_scores = part.scores.get(text["text_id"], {})
             measured = signals[text["text_id"]]
             across = copies.of(text["text_id"], sources[text["clip_id"]], measured["text_key"])
             refused = RULES.refusals(measured | across, rules["text"].get(text["lang"], {}))

@@ -32,7 +32,10 @@ def recipe_file(path: Path, **arms: Any) -> str:
 @pytest.mark.parametrize(
     ("arms", "message"),
     [
-        ({"first": {}, "second": SECOND | {"stages": ["filter", "keyframes", "adapt"]}}, "no training of .first. writes signals"),
+        (
+            {"first": {}, "second": SECOND | {"stages": ["filter", "keyframes", "adapt"]}},
+            "no training of .first. writes signals",
+        ),
         ({"second": SECOND}, "it is the first arm"),
         ({"first": {"adapt": FIRST}, "second": SECOND | {"signals_of": "frist"}}, "did you mean 'first'"),
         ({"first": {"adapt": FIRST}, "second": SECOND}, "only `filter` reads signals"),

@@ -49,6 +49,7 @@ class World:
         self.texts: list[dict[str, Any]] = []
         self.signals: dict[str, dict[str, Any]] = {}
         self.signals_of: dict[str, dict[str, Any]] = {}
+        self.scores: dict[str, dict[str, Any]] = {}
         self.size = size
         for i in range(num):
             clip_id = f"c{i:04d}"
@@ -83,7 +84,7 @@ class World:
             part_ids = {row["clip_id"] for row in self.clips[start : start + self.size]}
             texts = [row for row in self.texts if row["clip_id"] in part_ids]
             ids = part_ids | {row["text_id"] for row in texts}
-            part = Part(start // self.size, self.clips[start : start + self.size], texts, {}, self.signals)
+            part = Part(start // self.size, self.clips[start : start + self.size], texts, {}, self.signals, self.scores)
             parts.append((part, {name: row for name, row in self.signals_of.items() if name in ids}))
         return parts
 
@@ -169,13 +170,13 @@ def test_balance_by_clusters_that_are_given() -> None:
     world = World(60, topics=4, size=7)
     number = {f"c{i:04d}": [1000, 1000, 7, None][i % 4] for i in range(60)}
     for clip_id, cluster in number.items():
-        world.signals[clip_id] = world.signals[clip_id] | {"coarse": cluster}
+        world.scores[clip_id] = {"coarse": cluster}
     reasons, _, verdicts = world.judged(**OFF, duplicates=None, balance={"target": 36, "by": "coarse"})
     kept = Counter(number[clip_id] for clip_id in number if clip_id not in reasons)
     assert kept == {1000: 12, 7: 12, None: 12}
     clusters = {row["clip_id"]: row["cluster"] for row in verdicts if row.get("cluster") is not None}
     assert clusters == {clip_id: NO_CLUSTER if cluster is None else cluster for clip_id, cluster in number.items()}
-    world.signals["c0002"] = world.signals["c0002"] | {"coarse": 0.5}
+    world.scores["c0002"] = {"coarse": 0.5}
     with pytest.raises(M2raapError, match=r"align\.balance\.by: clip c0002: coarse is 0\.5"):
         world.judged(**OFF, duplicates=None, balance={"target": 36, "by": "coarse"})
 

@@ -17,18 +17,20 @@ from m2raap.adapt.config import AdaptConfig
 from m2raap.core.corpus import write_corpus
 from m2raap.core.engine import LocalEngine
 from m2raap.core.errors import M2raapError
-from m2raap.core.runner import run_data_stage
+from m2raap.core.runner import run_data_stage, run_stage
 from m2raap.core.scores import PAIR_SIGNALS
 from m2raap.core.split import read_splits
 from m2raap.core.stage import StepInputs
 from m2raap.core.view import View
 from m2raap.cotrain import rounds
 from m2raap.cotrain.config import CotrainConfig
+from m2raap.curate.limits import Limit
 from m2raap.models.config import BackboneConfig, StanConfig
 from m2raap.models.video_clip import VideoCLIP
 from m2raap.stages import cotrain as stage_module
 from m2raap.stages.adapt import AdaptStage
 from m2raap.stages.cotrain import CotrainStage
+from m2raap.stages.filter import FilterConfig, FilterStage
 from m2raap.stages.keyframes import KeyframesConfig, KeyframesStage
 from tests.runs import m2raap
 
@@ -115,8 +117,13 @@ def test_captions_are_a_modality_and_each_gets_a_score(small_world: Path, tiny_d
     assert table["text_id"] == sorted(set(tables.texts["raw_id"].to_pylist()))
     of_frames, of_motion = (np.array(table[f"cluster_pmi_{name}"], float) for name in ("frames", "motion"))
     np.testing.assert_allclose(table["cluster_pmi"], (of_frames + of_motion) / 2)
-    scored = view.with_scores((out / PAIR_SIGNALS,))
-    assert scored.score_columns["cluster_pmi"] == "text_id"
+    filtering = FilterStage(FilterConfig(scores={"cluster_pmi": Limit(min=0.0)}))
+    assert run_stage(filtering, StepInputs(view, tmp_path / "F", LocalEngine(1), scores=(out / PAIR_SIGNALS,)))
+    dropped = {
+        row["text_id"] for row in pq.read_table(tmp_path / "F" / "dropped").to_pylist() if row["reason"] == "user_score"
+    }
+    below = {text for text, score in zip(table["text_id"], table["cluster_pmi"], strict=True) if score < 0}
+    assert dropped and dropped <= below, "also behind a stage that has measured other things"
     clips = pq.read_table(out / stage_module.CLUSTERS).to_pydict()
     assert len(clips["coarse_text_zh"]) == len(tables.clips) and None not in clips["frames_pmi_text_en"]
 

@@ -48,9 +48,7 @@ def whole(clips: list[dict], texts: list[dict], size: int, signals: dict | None 
             part_signals |= {
                 r["text_id"]: s for r, s in zip(rows, score_rows([r["text"] for r in rows], lang), strict=True)
             }
-        parts.append(
-            (Part(start // size, clips[start : start + size], part_texts, signals=signals or {}), part_signals)
-        )
+        parts.append((Part(start // size, clips[start : start + size], part_texts, scores=signals or {}), part_signals))
     return parts
 
 
