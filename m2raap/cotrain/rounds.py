@@ -59,11 +59,11 @@ class _State:
 
 @dataclass(frozen=True)
 class Cotrained:
-    """What co-training leaves: the towers, and by them the clusters of every clip, and of all captions of each language."""
+    """What co-training leaves: the towers, and by them the clusters of every clip, and the fine one (N,) of every caption."""
 
     towers: Towers
     labels: Labels
-    captions: dict[str, tuple[np.ndarray, np.ndarray]]
+    captions: dict[str, np.ndarray]
     steps: int
 
 
@@ -112,7 +112,7 @@ def cotrain(
         captions = {}
         for name in map(text_name, cfg.texts):
             mean_E = mean_of_present(vectors[name])
-            captions[name] = centres[name].assign(centred(encode_all(state.towers, clips.others, name), mean_E))
+            _, captions[name] = centres[name].assign(centred(encode_all(state.towers, clips.others, name), mean_E))
         steps = _steps_a_round(cfg, num_clips) * cfg.rounds
         logs.write({"round": cfg.rounds, "step": steps, "together": labels.mutual_information()})
         logs.sync()

@@ -216,27 +216,29 @@ def _write_clusters(path: Path, clip_ids: list[str], labels: Labels) -> None:
 
 
 def _write_scores(path: Path, texts: TextColumns, done: Cotrained) -> None:
-    """Writes text_id and how well a caption's cluster goes with each of its clip; of the versions of a raw text the mean."""
+    """Writes text_id and how well a caption's fine cluster goes with those of its clip: of its frames (`cluster_pmi`), and of what
+    else it holds. Of the versions of a raw text it is the mean."""
     from m2raap.cotrain.captions import captions_of
     from m2raap.cotrain.consistency import cluster_pmi
 
     ids: list[str] = []
     scores: dict[str, list[np.ndarray]] = {}
-    for name, (coarse_N, _) in done.captions.items():
+    for name, fine_N in done.captions.items():
         places = captions_of(texts, name.removeprefix("text_"))
         ids += texts.raw_ids.take(places)
-        for other, coarse_C in done.labels.coarse.items():
+        for other, fine_C in done.labels.fine.items():
             if not other.startswith("text_"):
-                scores.setdefault(other, []).append(cluster_pmi(coarse_N, coarse_C[texts.clip_N[places]]))
+                column = "cluster_pmi" if other == "frames" else f"cluster_pmi_{other}"
+                scores.setdefault(column, []).append(cluster_pmi(fine_N, fine_C[texts.clip_N[places]]))
     unique, place_N = np.unique(ids, return_inverse=True)
-    columns = {}
-    for other, parts in scores.items():
+    columns: dict[str, np.ndarray | list[str]] = {"text_id": unique.tolist()}
+    for column, parts in scores.items():
         score_N = np.concatenate(parts)
         known = ~np.isnan(score_N)
         count = np.bincount(place_N[known], minlength=len(unique))
         total = np.bincount(place_N[known], weights=score_N[known], minlength=len(unique))
-        columns[f"cluster_pmi_{other}"] = np.where(count > 0, total / np.maximum(count, 1), np.nan)
-    _write(path, {"text_id": unique.tolist(), "cluster_pmi": np.nanmean(list(columns.values()), 0)} | columns)
+        columns[column] = np.where(count > 0, total / np.maximum(count, 1), np.nan)
+    _write(path, columns)
 
 
 def _write(path: Path, columns: Mapping[str, np.ndarray | list[str]]) -> None:
