@@ -216,8 +216,8 @@ def _write_clusters(path: Path, clip_ids: list[str], labels: Labels) -> None:
 
 
 def _write_scores(path: Path, texts: TextColumns, done: Cotrained) -> None:
-    """Writes text_id and how well a caption's fine cluster goes with those of its clip: of its frames (`cluster_pmi`), and of what
-    else it holds. Of the versions of a raw text it is the mean."""
+    """Writes text_id and how well a caption's fine cluster goes with those of its clip: of its frames (`cluster_pmi`), and of
+    what else it holds. Of the versions of a raw text it is the mean."""
     from m2raap.cotrain.captions import captions_of
     from m2raap.cotrain.consistency import cluster_pmi
 
