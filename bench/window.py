@@ -1,4 +1,4 @@
-"""Claim: clustering a window takes some three times the memory of its vectors, whatever its size, so that of a million clips 9 GB.
+"""Claim: clustering a window takes some three times the memory of its vectors, whatever its size; of a million clips 9 GB.
 
 The vectors are made: frames of 512 dimensions, motion and sound of 128, as the towers give them. Of windows of different
 sizes are printed: gigabytes of the vectors, the peak of the process less what it held before, their ratio, and the seconds.
