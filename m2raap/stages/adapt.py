@@ -136,12 +136,14 @@ def _sources(
 def _sound(view: View, source: ViewSource, folder: Path, is_main: bool) -> Modalities:
     """The sound of the clips, which the main process writes and all map."""
     from m2raap.adapt.modalities import open_modalities
-    from m2raap.stages.senses import write_senses
+    from m2raap.stages.senses import write_once, write_senses
+
+    def write(target: Path) -> None:
+        parts = source.tables.clips["part"].to_numpy()
+        write_senses(view, source.clip_ids, parts, ("sound",), target, "set adapt.loss.clip_sound to 0")
 
     if is_main:
-        folder.mkdir(exist_ok=True)
-        parts = source.tables.clips["part"].to_numpy()
-        write_senses(view, source.clip_ids, parts, ("sound",), folder, "set adapt.loss.clip_sound to 0")
+        write_once(folder, source.digest, write)
     return open_modalities(folder, ["sound"])
 
 

@@ -3,7 +3,6 @@ which adapt starts, and what the clusters say of each clip."""
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -151,27 +150,22 @@ def _digest(cfg: CotrainConfig, source: ViewSource) -> str:
 
 
 def _write_others(cfg: CotrainConfig, view: View, source: ViewSource, scratch: Path) -> None:
-    """Writes what clips hold beside their frames into scratch, as a whole; nothing where it is there already."""
+    """Writes what clips hold beside their frames into scratch."""
     import torch
 
     from m2raap.cotrain.captions import write_texts
     from m2raap.stages.embedder import encode_texts, load_model
-    from m2raap.stages.senses import write_senses
+    from m2raap.stages.senses import write_once, write_senses
 
-    folder, temp, key = scratch / OTHERS, scratch / f"{OTHERS}.tmp", _digest(cfg, source)
-    if (folder / "key").is_file() and (folder / "key").read_text() == key:
-        return
-    for path in (folder, temp):
-        shutil.rmtree(path, ignore_errors=True)
-    temp.mkdir()
-    write_senses(
-        view, source.clip_ids, source.tables.clips["part"].to_numpy(), cfg.senses, temp, "take it out of cotrain.senses"
-    )
-    if cfg.texts:
-        encode = torch.inference_mode()(partial(encode_texts, load_model(cfg.backbone)))
-        write_texts(source.text_columns(), source.num_clips, cfg.texts, encode, temp)
-    (temp / "key").write_text(key)
-    os.replace(temp, folder)
+    parts = source.tables.clips["part"].to_numpy()
+
+    def write(folder: Path) -> None:
+        write_senses(view, source.clip_ids, parts, cfg.senses, folder, "take it out of cotrain.senses")
+        if cfg.texts:
+            encode = torch.inference_mode()(partial(encode_texts, load_model(cfg.backbone)))
+            write_texts(source.text_columns(), source.num_clips, cfg.texts, encode, folder)
+
+    write_once(scratch / OTHERS, _digest(cfg, source), write)
 
 
 def _open(cfg: CotrainConfig, source: ViewSource, scratch: Path, caches: Path, towers: Towers, report: Any) -> Clips:

@@ -6,6 +6,8 @@ C clips.
 from __future__ import annotations
 
 import os
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +19,19 @@ from m2raap.core.signed import part_key, read_manifest
 from m2raap.core.strings import Strings
 from m2raap.core.tables import read_columns
 from m2raap.core.view import View
+
+
+def write_once(folder: Path, key: str, write: Callable[[Path], None]) -> None:
+    """Writes a folder as a whole by `write`, which is given where to; nothing where it is there already with this key."""
+    temp, key_path = folder.with_name(f"{folder.name}.tmp"), folder / "key"
+    if key_path.is_file() and key_path.read_text() == key:
+        return
+    for path in (folder, temp):
+        shutil.rmtree(path, ignore_errors=True)
+    temp.mkdir()
+    write(temp)
+    (temp / "key").write_text(key)
+    os.replace(temp, folder)
 
 
 def write_senses(
