@@ -298,11 +298,11 @@ def _balance(
             f"align: {len(staying):,} clips are left, at most align.balance.target {balance_cfg.target:,}: all are kept"
         )
         return {}
-    found: dict[str, Any] = {}
+    centres: dict[str, Any] = {}
     if balance_cfg.by is None:
         centres_CE = balance.centres(np.stack([_vector(row) for _, row in sample.items()]), balance_cfg)
-        found = {"centres": base64.b64encode(centres_CE.astype("<f4").tobytes()).decode(), "dim": centres_CE.shape[1]}
-    cluster_of = _ClusterOf(found, balance_cfg)
+        centres = {"centres": base64.b64encode(centres_CE.astype("<f4").tobytes()).decode(), "dim": centres_CE.shape[1]}
+    cluster_of = _ClusterOf(centres, balance_cfg)
     kept_ids = set(staying)
     clusters: list[int] = []
     places: list[int] = []
@@ -311,7 +311,7 @@ def _balance(
             if clip["clip_id"] in kept_ids:
                 clusters.append(cluster_of(part, signals_of, clip["clip_id"]))
                 places.append(balance.place(clip["clip_id"], balance_cfg.seed))
-    return balance.last_places(clusters, places, balance_cfg.target) | found
+    return balance.last_places(clusters, places, balance_cfg.target) | centres
 
 
 def _vector(signals: Row) -> np.ndarray:
@@ -321,10 +321,10 @@ def _vector(signals: Row) -> np.ndarray:
 class _ClusterOf:
     """The cluster of a clip: that of the nearest centre, or the number in the column `by` of the users' scores."""
 
-    def __init__(self, found: dict[str, Any], cfg: BalanceConfig) -> None:
+    def __init__(self, centres: dict[str, Any], cfg: BalanceConfig) -> None:
         self._by = cfg.by
         if cfg.by is None:
-            self._centres_CE = np.frombuffer(base64.b64decode(found["centres"]), "<f4").reshape(-1, found["dim"])
+            self._centres_CE = np.frombuffer(base64.b64decode(centres["centres"]), "<f4").reshape(-1, centres["dim"])
 
     def __call__(self, part: Part, signals_of: Signals, clip_id: str) -> int:
         if self._by is None:

@@ -13,6 +13,7 @@ from m2raap.core.engine import Engine, LocalEngine
 from m2raap.core.errors import M2raapError
 from m2raap.core.folder import read_timings
 from m2raap.core.runner import run_data_stage
+from m2raap.core.scores import PAIR_SIGNALS
 from m2raap.core.stage import StepInputs
 from m2raap.core.view import View
 from m2raap.cotrain.config import CotrainConfig
@@ -86,15 +87,15 @@ def test_cotrain(engine: Engine, small_world: Path, home: Path, monkeypatch: pyt
     view = View(small_world / "train").limited(24)
     run_data_stage(keyframes, view, home / "K", LocalEngine(1))
     cfg = CotrainConfig(
-        backbone=BackboneConfig(model="builtin:tiny"), temporal=StanConfig(layers=1), senses=("motion",), num_frames=2, rounds=2,
-        coarse=2, fine=2, batch_size=8, threads=1, window=16,
+        backbone=BackboneConfig(model="builtin:tiny"), temporal=StanConfig(layers=1), num_frames=2,
+        senses=("motion",), texts=("zh",), rounds=2, coarse=2, fine=2, batch_size=8, threads=1, window=16,
     )  # fmt: skip
     alone, out = home / "alone" / "cotrain", home / type(engine).__name__ / "cotrain"
     for folder, mapped in ((alone, LocalEngine(1)), (out, engine)):
         if not folder.exists():
             assert cotrain.CotrainStage(cfg).run(StepInputs(view.over(home / "K"), folder, mapped))
         monkeypatch.setattr(cotrain, "SHARE_CLIPS", 8)
-    for file in ("train.jsonl", cotrain.CLUSTERS, "model/model.safetensors"):
+    for file in ("train.jsonl", cotrain.CLUSTERS, PAIR_SIGNALS, "model/model.safetensors"):
         assert (out / file).read_bytes() == (alone / file).read_bytes()
 
 
