@@ -59,17 +59,28 @@ def write_conflict(path: Path, raw_ids: Strings, mean_N: np.ndarray, count_N: np
     rows = np.flatnonzero(count_N > 0)
     ids_N = np.array(raw_ids.take(rows), object)
     rows, ids_N = rows[ids_N != ""], ids_N[ids_N != ""]
-    ids, place = np.unique(ids_N, return_inverse=True)
-    draws = np.bincount(place, weights=count_N[rows], minlength=len(ids)).astype(np.int64)
-    sums = np.bincount(place, weights=mean_N[rows] * count_N[rows], minlength=len(ids))
+    ids, means, draws = means_by_id(ids_N, mean_N[rows], count_N[rows])
     columns = {
-        "text_id": pa.array(ids.tolist(), pa.string()),
-        "conflict": pa.array(sums / np.maximum(draws, 1)),
-        "conflict_draws": pa.array(draws),
+        "text_id": pa.array(ids, pa.string()),
+        "conflict": pa.array(means),
+        "conflict_draws": pa.array(draws.astype(np.int64)),
     }
     path.parent.mkdir(exist_ok=True)
     with open_atomic(path) as sink:
         pq.write_table(pa.table(columns), sink)
+
+
+def means_by_id(
+    ids_N: Sequence[str] | np.ndarray, value_N: np.ndarray, weight_N: np.ndarray
+) -> tuple[list[str], np.ndarray, np.ndarray]:
+    """The distinct ids in their order, and of each the weighted mean of its values, NaN without weight, and its weight.
+
+    A value that is NaN must have weight 0.
+    """
+    ids, place_N = np.unique(ids_N, return_inverse=True)
+    weights = np.bincount(place_N, weights=weight_N, minlength=len(ids))
+    sums = np.bincount(place_N, weights=np.where(weight_N > 0, value_N * weight_N, 0.0), minlength=len(ids))
+    return ids.tolist(), np.where(weights > 0, sums / np.maximum(weights, 1), np.nan), weights
 
 
 class Truth:

@@ -50,7 +50,7 @@ class Heads(nn.Module):
             if not bool(both_B.any()):
                 continue
             for heads, label_B in zip((self.coarse, self.fine), labels[teacher], strict=True):
-                weight = F.normalize(heads[name].weight, dim=1)  # type: ignore[arg-type]
+                weight = F.normalize(heads[name].weight, dim=1)  # type: ignore[arg-type]  # of a Linear, which ModuleDict does not say
                 logits = vectors[learner][both_B].float() @ weight.T / temperature
                 losses.setdefault(learner, []).append(F.cross_entropy(logits, label_B[both_B]))
         means = [torch.stack(of_learner).mean() for of_learner in losses.values()]

@@ -23,7 +23,7 @@ from m2raap.core.split import open_tables, read_splits
 from m2raap.core.stage import SingleStage, StepInputs
 from m2raap.core.view import View
 from m2raap.core.whole import StageOutput, run_single_stage
-from m2raap.cotrain.config import CotrainConfig
+from m2raap.cotrain.config import CotrainConfig, text_name
 from m2raap.models.config import BackboneConfig
 from m2raap.stages.keyframes import KeyframesStage
 from m2raap.stages.shared import Shared
@@ -106,7 +106,8 @@ def _cotrain(
     tables = scratch / "tables"
     read_splits(view, ["train"], needs_text=False)[0].save(tables)
     source = _source(view, shared, tables)
-    _write_others(cfg, view, source, scratch)
+    data = digest([source.digest, cfg.others])
+    _write_others(cfg, view, source, scratch / OTHERS, data)
     others = open_modalities(scratch / OTHERS, cfg.others)
     counts = {name: int((row_C != NO_ROW).sum()) for name, row_C in others.row_C.items()}
     of_others = "".join(f", {count:,} of them with {name}" for name, count in counts.items())
@@ -129,11 +130,11 @@ def _cotrain(
                     phases(f"vectors of round {number}", len(parts), len(shares))
             return {name: np.concatenate([parts[index][name] for index in range(len(shares))]) for name in parts[0]}
 
-        done = cotrain(cfg, source.num_clips, clips_of, embed, target, _digest(cfg, source), phases)
+        done = cotrain(cfg, source.num_clips, clips_of, embed, target, data, phases)
     _opened.cache_clear()
     _write_clusters(target / CLUSTERS, list(source.clip_ids), done.labels)
     if cfg.texts:
-        _write_scores(target / PAIR_SIGNALS, source.text_columns(), done)
+        _write_scores(target / PAIR_SIGNALS, cfg.texts, source.text_columns(), done)
     done.towers.clip.eval()
     done.towers.clip.save(target / "model", {"cotrain": cfg.model_dump(mode="json"), "steps": done.steps})
     return {"clips": source.num_clips, "steps": done.steps, **counts}
@@ -145,12 +146,8 @@ def _source(view: View, shared: Shared, tables: Path) -> ViewSource:
     return ViewSource(view, "train", shared.decode, VideoDigests(tables / "videos.json"), open_tables(tables))
 
 
-def _digest(cfg: CotrainConfig, source: ViewSource) -> str:
-    return digest([source.digest, cfg.others])
-
-
-def _write_others(cfg: CotrainConfig, view: View, source: ViewSource, scratch: Path) -> None:
-    """Writes what clips hold beside their frames into scratch."""
+def _write_others(cfg: CotrainConfig, view: View, source: ViewSource, others: Path, data: str) -> None:
+    """Writes what clips hold beside their frames into a folder. `data`: digest of what is read."""
     import torch
 
     from m2raap.cotrain.captions import write_texts
@@ -165,7 +162,7 @@ def _write_others(cfg: CotrainConfig, view: View, source: ViewSource, scratch: P
             encode = torch.inference_mode()(partial(encode_texts, load_model(cfg.backbone)))
             write_texts(source.text_columns(), source.num_clips, cfg.texts, encode, folder)
 
-    write_once(scratch / OTHERS, _digest(cfg, source), write)
+    write_once(others, data, write)
 
 
 def _open(cfg: CotrainConfig, source: ViewSource, scratch: Path, caches: Path, towers: Towers, report: Any) -> Clips:
@@ -209,29 +206,26 @@ def _write_clusters(path: Path, clip_ids: list[str], labels: Labels) -> None:
     _write(path, columns)
 
 
-def _write_scores(path: Path, texts: TextColumns, done: Cotrained) -> None:
+def _write_scores(path: Path, langs: tuple[str, ...], texts: TextColumns, done: Cotrained) -> None:
     """Writes text_id and how well a caption's fine cluster goes with those of its clip: of its frames (`cluster_pmi`), and of
     what else it holds. Of the versions of a raw text it is the mean."""
+    from m2raap.adapt.conflict import means_by_id
     from m2raap.cotrain.captions import captions_of
     from m2raap.cotrain.consistency import cluster_pmi
 
+    of_clips = {name: fine_C for name, fine_C in done.labels.fine.items() if name not in done.captions}
     ids: list[str] = []
-    scores: dict[str, list[np.ndarray]] = {}
-    for name, fine_N in done.captions.items():
-        places = captions_of(texts, name.removeprefix("text_"))
+    scores: dict[str, list[np.ndarray]] = {name: [] for name in of_clips}
+    for lang in langs:
+        places = captions_of(texts, lang)
         ids += texts.raw_ids.take(places)
-        for other, fine_C in done.labels.fine.items():
-            if not other.startswith("text_"):
-                column = "cluster_pmi" if other == "frames" else f"cluster_pmi_{other}"
-                scores.setdefault(column, []).append(cluster_pmi(fine_N, fine_C[texts.clip_N[places]]))
-    unique, place_N = np.unique(ids, return_inverse=True)
-    columns: dict[str, np.ndarray | list[str]] = {"text_id": unique.tolist()}
-    for column, parts in scores.items():
+        for name, fine_C in of_clips.items():
+            scores[name].append(cluster_pmi(done.captions[text_name(lang)], fine_C[texts.clip_N[places]]))
+    columns: dict[str, np.ndarray | list[str]] = {}
+    for name, parts in scores.items():
         score_N = np.concatenate(parts)
-        known = ~np.isnan(score_N)
-        count = np.bincount(place_N[known], minlength=len(unique))
-        total = np.bincount(place_N[known], weights=score_N[known], minlength=len(unique))
-        columns[column] = np.where(count > 0, total / np.maximum(count, 1), np.nan)
+        columns["text_id"], means, _ = means_by_id(ids, score_N, (~np.isnan(score_N)).astype(float))
+        columns["cluster_pmi" if name == "frames" else f"cluster_pmi_{name}"] = means
     _write(path, columns)
 
 
