@@ -126,8 +126,8 @@ class AdaptConfig(Config):
     loss: LossConfig = Field(default=LossConfig(), description="Weights of the terms of the loss.")
     harmonize: HarmonizeConfig | None = Field(
         default=None,
-        description="What training does where a text and the captions of the frames pull the video vector apart; it needs "
-        "adapt.loss.clip_caption. null: nothing.",
+        description="What training does where a text and the captions of the frames, or the sound, pull the video vector apart; "
+        "it needs adapt.loss.clip_caption or clip_sound. null: nothing.",
     )
     acg: AcgConfig | None = Field(
         default=None,

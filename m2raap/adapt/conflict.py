@@ -1,4 +1,4 @@
-"""The conflict of every text with the captions of its clip's frames, as the mean over the steps of a training, and its file.
+"""The conflict of every text with its clip's captions of frames, or sound, as the mean over a training's steps, and its file.
 
 `conflict` is minus the agreement of their gradients at the video vector (m2raap.adapt.harmonize): above 0 they pull apart. The
 file can be given to a next run as --scores, whose filter.scores then drops by it. N texts, B clips, K texts per clip.

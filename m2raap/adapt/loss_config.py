@@ -47,7 +47,7 @@ class HarmonizeConfig(Config):
     level: Literal["vectors", "weights"] = Field(
         default="vectors",
         description="Where realign projects: for each clip at its video vector, or over all weights together, which takes a pass "
-        "for each of the two (for comparison).",
+        "for each of texts, captions and sound (for comparison).",
     )
     truth: str | None = Field(
         default=None,

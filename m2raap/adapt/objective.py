@@ -76,6 +76,7 @@ class Features:
 
 OF_CAPTIONS = frozenset({"frame_caption", "clip_caption"})  # terms of the captions of frames
 WITHOUT_TEXT = OF_CAPTIONS | {"clip_sound"}  # terms that no text enters
+OF_SOME_TEXTS = {"clauses", "event_order"}  # terms of texts of several clauses alone
 
 # The fields of TextUnits, and those of Features that hold them for K texts per clip.
 TEXT_FEATURES = {
@@ -121,7 +122,7 @@ def bias_of(cfg: AdaptConfig, backbone_bias: nn.Parameter | None) -> nn.Paramete
 class StepLoss:
     """The loss of a step: the weighted sum of its terms, and the mean of each term without its weight, by name.
 
-    `agreement_BK`: of the texts with the captions of the frames, where harmonisation compares them.
+    `agreement_BK`: of the texts with the captions of the frames, or the sound, where harmonisation compares them.
     """
 
     total: Tensor
@@ -146,14 +147,21 @@ def step_loss(
 ) -> StepLoss:
     """The loss of a batch from the losses of its pairs (`loss_rows`), each term with its weight.
 
-    A term of texts is the mean over those that are kept (None: all).
+    A term of texts is the mean over those that are kept (None: all), and that have it.
     """
     terms = {
-        name: rows_BK.mean() if kept_BK is None or name in WITHOUT_TEXT else (rows_BK * kept_BK).sum() / kept_BK.sum()
+        name: rows_BK.mean() if kept_BK is None or name in WITHOUT_TEXT else _mean_of_kept(name, rows_BK, kept_BK)
         for name, rows_BK in rows.items()
     }
     total = torch.stack([weights[name] * term for name, term in terms.items()]).sum()
     return StepLoss(total, terms, agreement_BK, kept_BK)
+
+
+def _mean_of_kept(name: str, rows_BK: Tensor, kept_BK: Tensor) -> Tensor:
+    if name not in OF_SOME_TEXTS:
+        return (rows_BK * kept_BK).sum() / kept_BK.sum()
+    has_BK = (rows_BK.detach() != 0).float()  # rows are their losses times B / N, where N of B have the term
+    return (rows_BK * has_BK.mean(0) * kept_BK).sum() / (has_BK * kept_BK).sum().clamp(min=1)
 
 
 def loss_rows(

@@ -32,6 +32,11 @@ class MotionTower(nn.Module):
         """(B, C', S): what the layers read; small and large flows are told apart, and sudden ones bounded."""
         return torch.asinh(values_BSGGC.float() / _USUAL_FLOW).flatten(2).transpose(1, 2)
 
+    @classmethod
+    def summary(cls, values_BSGGC: Tensor) -> Tensor:
+        """(B, 384): the same in a row."""
+        return cls.prepared(values_BSGGC).flatten(1)
+
     def forward(self, values_BSGGC: Tensor) -> Tensor:
         return F.normalize(self.layers(self.prepared(values_BSGGC)), dim=-1)
 
@@ -53,6 +58,11 @@ class SoundTower(nn.Module):
         """(B, 1, S, F) power from 0, of silence, to about 1."""
         return (db_BSF.float() - FLOOR_DB)[:, None] / -FLOOR_DB
 
+    @classmethod
+    def summary(cls, db_BSF: Tensor) -> Tensor:
+        """(B, 384): means over four segments and four bands."""
+        return F.adaptive_avg_pool2d(cls.prepared(db_BSF), (24, 16)).flatten(1)
+
     def forward(self, db_BSF: Tensor) -> Tensor:
         return F.normalize(self.layers(self.prepared(db_BSF)), dim=-1)
 
@@ -67,6 +77,8 @@ class TextTower(nn.Module):
     @staticmethod
     def prepared(text_BE: Tensor) -> Tensor:
         return text_BE.float()
+
+    summary = prepared
 
     def forward(self, text_BE: Tensor) -> Tensor:
         # Unit vectors of E dimensions have elements of about 1 / sqrt(E).

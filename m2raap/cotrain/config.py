@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from m2raap.core.config import HOW, Config
-from m2raap.models.config import BackboneConfig, StanConfig, TemporalConfig
+from m2raap.models.config import BackboneConfig, SeqTransfConfig, StanConfig
 
 Sense = Literal["motion", "sound"]
 Lang = Literal["en", "zh"]
@@ -22,7 +22,12 @@ class CotrainConfig(Config):
     """How a video tower learns from clips without captions: in rounds, each with the clusters of a window of the corpus."""
 
     backbone: BackboneConfig = Field(default=BackboneConfig(), description="The image-text model to start from.")
-    temporal: TemporalConfig = Field(default=StanConfig(), description="The temporal module over the frames of a clip.")
+    temporal: StanConfig | SeqTransfConfig = Field(
+        default=StanConfig(),
+        discriminator="name",
+        description="The temporal module over the frames of a clip. Its inside learns, up to the matrix or gate that is 0 in "
+        "a new one, which adaptation opens: until then video vectors stay those of the backbone.",
+    )
     senses: tuple[Sense, ...] = Field(
         default=("motion", "sound"),
         description="What else of a clip is a modality, beside its frames: of keyframes.senses. Without any, the frames teach "
@@ -50,11 +55,6 @@ class CotrainConfig(Config):
     epochs: float = Field(default=1.0, gt=0, description="Number of passes over its window in a round.")
     batch_size: int = Field(default=64, ge=2, description="Number of clips per step.")
     temperature: float = Field(default=0.1, gt=0, description="Temperature of the losses over clusters.")
-    keep_close: float = Field(
-        default=1.0,
-        ge=0,
-        description="Weight of the loss that keeps video vectors near those of the untrained model, in the space of the texts.",
-    )
     lr: float = Field(default=1e-4, ge=0, description="Learning rate of the backbone's own weights.")
     lr_new: float = Field(
         default=1e-3, ge=0, description="Learning rate of the temporal module, the other towers and the heads."
@@ -69,7 +69,11 @@ class CotrainConfig(Config):
     clip_norm: float = Field(
         default=5.0, gt=0, description="Largest norm of the gradient; a longer one is scaled down to it."
     )
-    train_vision_layers: int = Field(default=0, ge=0, description="Number of last vision layers that learn.")
+    train_vision_layers: int = Field(
+        default=0,
+        ge=0,
+        description="Number of last vision layers that learn; above 0 video vectors leave those of the backbone.",
+    )
     cache_limit_gb: float = Field(default=20.0, gt=0, description="Largest cache of frozen layers in gigabytes.")
     threads: int = Field(
         default=0,
@@ -90,4 +94,8 @@ class CotrainConfig(Config):
             values = getattr(self, key)
             if len(set(values)) < len(values):
                 raise ValueError(f"cotrain.{key} names one twice")
+        if isinstance(self.temporal, StanConfig) and self.temporal.start == "open":
+            raise ValueError(
+                "cotrain.temporal.start open has no matrix or gate behind which the inside learns: set matrix or gate"
+            )
         return self

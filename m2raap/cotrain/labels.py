@@ -5,6 +5,7 @@ N clips of the window, E size of a modality's vectors.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -13,6 +14,8 @@ import numpy as np
 from m2raap.core.clusters import CoarseToFine, coarse_to_fine
 from m2raap.cotrain.consistency import cluster_pmi
 
+KINDS = ("coarse", "fine")
+
 
 @dataclass(frozen=True)
 class Labels:
@@ -20,6 +23,15 @@ class Labels:
 
     coarse: dict[str, np.ndarray]
     fine: dict[str, np.ndarray]
+
+    @classmethod
+    def joined(cls, parts: Sequence[Labels]) -> Labels:
+        """Those of several sets of clips, one after the other."""
+        whole = (
+            {name: np.concatenate([getattr(part, kind)[name] for part in parts]) for name in parts[0].coarse}
+            for kind in KINDS
+        )
+        return cls(*whole)
 
     def agreement(self, first: str, second: str) -> np.ndarray:
         """(N,) cluster_pmi of the coarse clusters of two modalities; NaN for a clip without one of them."""
@@ -40,37 +52,59 @@ class Labels:
         return means
 
 
-def label_window(
+@dataclass(frozen=True)
+class ModalityClusters:
+    """The clusters of a modality, of unit vectors less their mean: raw values and the vectors of towers share a large part."""
+
+    mean_E: np.ndarray
+    centres: CoarseToFine
+
+    def assign(self, vectors_NE: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(N,) the coarse and the fine cluster of every row; -1 for rows of NaN."""
+        rows = np.flatnonzero(~np.isnan(vectors_NE[:, 0]))
+        coarse_N, fine_N = (np.full(len(vectors_NE), -1, np.int64) for _ in range(2))
+        coarse_N[rows], fine_N[rows] = self.centres.assign(centred(vectors_NE[rows], self.mean_E))
+        return coarse_N, fine_N
+
+
+def cluster_window(
     vectors: dict[str, np.ndarray],
     coarse: int,
     fine: int,
     seed: int,
-    before: dict[str, CoarseToFine],
-) -> tuple[Labels, dict[str, CoarseToFine]]:
+    before: dict[str, ModalityClusters],
+) -> dict[str, ModalityClusters]:
     """Clusters each modality of a window, from the centres of the round before where there are any of its size.
 
-    Vectors are unit rows, or any rows of one scale; 0 for a clip without the modality, which gets no cluster.
+    Vectors (N, E) are unit rows, or any rows of one scale; NaN for a clip without the modality. A modality that fewer than two
+    clips have, or all the same, gets no clusters.
     """
-    labels, centres = Labels({}, {}), {}
+    clusters = {}
     for name, vectors_NE in vectors.items():
-        vectors_NE = centred(vectors_NE, mean_of_present(vectors_NE))
-        rows = np.flatnonzero(np.abs(vectors_NE).sum(1) > 0)
-        start = before.get(name)
+        vectors_NE = vectors_NE[~np.isnan(vectors_NE[:, 0])]
+        if not (vectors_NE != vectors_NE[:1]).any():
+            continue
+        mean_E = vectors_NE.mean(0)
+        start = before[name].centres if name in before else None
         if start is not None and start.coarse_CE.shape[1] != vectors_NE.shape[1]:
             start = None
-        centres[name] = coarse_to_fine(vectors_NE[rows], coarse, fine, seed, start=start)
-        labels.coarse[name], labels.fine[name] = (np.full(len(vectors_NE), -1, np.int64) for _ in range(2))
-        labels.coarse[name][rows], labels.fine[name][rows] = centres[name].assign(vectors_NE[rows])
-    return labels, centres
+        clusters[name] = ModalityClusters(
+            mean_E, coarse_to_fine(centred(vectors_NE, mean_E), coarse, fine, seed, start=start)
+        )
+    return clusters
+
+
+def label(vectors: dict[str, np.ndarray], clusters: dict[str, ModalityClusters]) -> Labels:
+    """The clusters of every clip in each modality; -1 throughout for a modality that has none."""
+    none_N = np.full(len(next(iter(vectors.values()))), -1, np.int64)
+    of = {
+        name: clusters[name].assign(vectors_NE) if name in clusters else (none_N, none_N)
+        for name, vectors_NE in vectors.items()
+    }
+    return Labels({name: both[0] for name, both in of.items()}, {name: both[1] for name, both in of.items()})
 
 
 def centred(vectors_NE: np.ndarray, mean_E: np.ndarray) -> np.ndarray:
-    """Unit rows less a mean, 0 where a row is 0: raw values, and the vectors of towers, share a large common part."""
-    present = np.abs(vectors_NE).sum(1) > 0
-    moved = np.where(present[:, None], vectors_NE - mean_E, 0.0)
+    """Unit rows less a mean."""
+    moved = vectors_NE - mean_E
     return (moved / np.maximum(np.linalg.norm(moved, axis=1, keepdims=True), 1e-12)).astype(np.float32)
-
-
-def mean_of_present(vectors_NE: np.ndarray) -> np.ndarray:
-    """(E,) mean of the rows that are not 0."""
-    return vectors_NE[np.abs(vectors_NE).sum(1) > 0].mean(0)

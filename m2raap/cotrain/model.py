@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import nn
 
 from m2raap.adapt.config import AdaptConfig
 from m2raap.adapt.optim import choose_trained, parameter_groups
@@ -22,6 +22,7 @@ from m2raap.models.video_clip import VideoCLIP
 from m2raap.models.weights_file import save_weights
 
 OTHERS = "others.safetensors"
+BACKBONE = "backbone.txt"  # digest of the untrained backbone, by which caches of its frozen layers are known
 
 
 class Towers(nn.Module):
@@ -34,13 +35,14 @@ class Towers(nn.Module):
 
     def sizes(self) -> dict[str, int]:
         """Of each modality the size of its vectors."""
-        return {"frames": self.clip.backbone.embed_dim} | dict.fromkeys(self.others, SIZE)
+        return {"frames": self.clip.temporal.inner_size} | dict.fromkeys(self.others, SIZE)
 
     def save(self, folder: Path) -> None:
         """Writes the folder as a whole or not at all."""
         temp = folder.with_name(f"{folder.name}.tmp")
         shutil.rmtree(temp, ignore_errors=True)
         self.clip.save(temp / "model")
+        (temp / BACKBONE).write_text(self.clip.backbone.digest)
         weights = {name: value.detach().cpu().contiguous().clone() for name, value in self.others.state_dict().items()}
         save_weights(weights, temp / OTHERS)
         shutil.rmtree(folder, ignore_errors=True)
@@ -48,8 +50,12 @@ class Towers(nn.Module):
 
 
 def new_towers(cfg: CotrainConfig) -> Towers:
-    """Towers before any round. Raises M2raapError as `load_backbone`."""
+    """Towers before any round. Raises M2raapError as `load_backbone`, and for more vision layers than the backbone has."""
     clip = VideoCLIP(load_backbone(cfg.backbone), cfg.temporal, seed=cfg.seed)
+    if cfg.train_vision_layers > (most := clip.backbone.num_layers):
+        raise M2raapError(
+            f"cotrain.train_vision_layers is {cfg.train_vision_layers}, and the backbone has {most} vision layers: lower it"
+        )
     _ = clip.backbone.digest  # computed and kept before any weight changes
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(cfg.seed)
@@ -58,13 +64,14 @@ def new_towers(cfg: CotrainConfig) -> Towers:
 
 def load_towers(folder: Path, others: tuple[str, ...]) -> Towers:
     """The towers that `Towers.save` wrote. Raises M2raapError for damaged files."""
-    towers = Towers(VideoCLIP.load(folder / "model"), others)
     try:
+        towers = Towers(VideoCLIP.load(folder / "model"), others)
+        towers.clip.backbone.digest = (folder / BACKBONE).read_text()
         towers.others.load_state_dict(load_file(folder / OTHERS))
-    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
+    except (OSError, RuntimeError, ValueError, SafetensorError, M2raapError) as error:
         reason = " ".join(str(error).split())[:200]
         raise M2raapError(
-            f"{folder / OTHERS}: cannot be read ({reason}); remove {folder} to go on from the round before"
+            f"{folder}: its towers cannot be read ({reason}); remove it to go on from the round before, or to begin again"
         ) from None
     return towers
 
@@ -89,8 +96,3 @@ def make_optimiser(towers: Towers, heads: Heads, cfg: CotrainConfig) -> torch.op
             rate = {"name": "new", "base_lr": cfg.lr_new, "weight_decay": cfg.weight_decay * decayed}
             groups += [{"params": weights, **rate}] if weights else []
     return torch.optim.AdamW(groups, lr=0.0, betas=adapt.betas, eps=1e-8)
-
-
-def away(video_BE: Tensor, start_BE: Tensor) -> Tensor:
-    """How far the video vectors are from those of the untrained model: the mean of 1 - cosine."""
-    return (1 - (video_BE.float() * start_BE.float()).sum(1)).mean()

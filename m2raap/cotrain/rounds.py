@@ -9,7 +9,6 @@ N clips of a window, B clips of a batch.
 
 from __future__ import annotations
 
-import copy
 import math
 import shutil
 import time
@@ -28,15 +27,15 @@ from m2raap.adapt.readers import Report
 from m2raap.core.ahead import ahead
 from m2raap.core.clusters import CoarseToFine
 from m2raap.core.config import digest, result_settings
+from m2raap.core.engine import device
 from m2raap.core.errors import M2raapError
 from m2raap.core.interrupt import StopRequest, note_kept
 from m2raap.cotrain.clips import Clips, encode_all
 from m2raap.cotrain.config import CotrainConfig, text_name
 from m2raap.cotrain.heads import Heads
-from m2raap.cotrain.labels import Labels, centred, label_window, mean_of_present
-from m2raap.cotrain.model import Towers, away, load_towers, make_optimiser, new_towers
+from m2raap.cotrain.labels import Labels, ModalityClusters, cluster_window, label
+from m2raap.cotrain.model import Towers, load_towers, make_optimiser, new_towers
 from m2raap.cotrain.windows import window_rows
-from m2raap.models.video_clip import VideoCLIP
 
 # From clips and the number of a round to their vectors in every modality, by the towers in `round_folder`.
 EmbedWindow = Callable[[np.ndarray, int], dict[str, np.ndarray]]
@@ -54,7 +53,7 @@ class _State:
     optimiser: torch.optim.AdamW
     number: int = 0
     log_bytes: int = 0
-    centres: dict[str, CoarseToFine] = field(default_factory=dict)
+    clusters: dict[str, ModalityClusters] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -89,8 +88,6 @@ def cotrain(
     scratch.mkdir(parents=True, exist_ok=True)
     key = digest([result_settings(cfg), data])
     state = _resumed(cfg, scratch, key)
-    start = copy.deepcopy(load_towers(round_folder(scratch, 0), cfg.others).clip if state.number else state.towers.clip)
-    start.requires_grad_(False).eval()
     clips = clips_of(state.towers)
     if state.number == 0 and not round_folder(scratch, 0).exists():
         _save(state, scratch, key)
@@ -99,7 +96,7 @@ def cotrain(
         with StopRequest() as stop:
             while state.number < cfg.rounds:
                 started = time.perf_counter()
-                steps = _round(cfg, state, start, clips, num_clips, embed, logs, report)
+                steps = _round(cfg, state, clips, num_clips, embed, logs, report)
                 state.number += 1
                 state.log_bytes = logs.sync()
                 _save(state, scratch, key)
@@ -107,18 +104,31 @@ def cotrain(
                 if stop.requested and state.number < cfg.rounds:
                     note_kept(f"the co-training in {out} is kept as it is after round {state.number} of {cfg.rounds}")
                     raise KeyboardInterrupt
-        vectors = embed(np.arange(num_clips), cfg.rounds)
-        labels, centres = label_window(vectors, cfg.coarse, cfg.fine, cfg.seed, state.centres)
-        captions = {}
-        for name in map(text_name, cfg.texts):
-            mean_E = mean_of_present(vectors[name])
-            _, captions[name] = centres[name].assign(centred(encode_all(state.towers, clips.others, name), mean_E))
+        labels, clusters = _label_all(cfg, state, num_clips, embed)
+        captions = {
+            name: clusters[name].assign(encode_all(state.towers, clips.others, name))[1]
+            for name in map(text_name, cfg.texts)
+            if name in clusters
+        }
         steps = _steps_a_round(cfg, num_clips) * cfg.rounds
         logs.write({"round": cfg.rounds, "step": steps, "together": labels.mutual_information()})
         logs.sync()
     finally:
         logs.close()
     return Cotrained(state.towers, labels, captions, steps)
+
+
+def _label_all(
+    cfg: CotrainConfig, state: _State, num_clips: int, embed: EmbedWindow
+) -> tuple[Labels, dict[str, ModalityClusters]]:
+    """The clusters of a last window by the trained towers, and those of all clips by them, some at a time."""
+    rows = window_rows(num_clips, cfg.window, cfg.stride, cfg.seed, cfg.rounds)
+    vectors = embed(rows, cfg.rounds)
+    clusters = cluster_window(vectors, cfg.coarse, cfg.fine, cfg.seed, state.clusters)
+    if len(rows) == num_clips:
+        return label(vectors, clusters), clusters
+    blocks = (np.arange(start, min(start + len(rows), num_clips)) for start in range(0, num_clips, len(rows)))
+    return Labels.joined([label(embed(block, cfg.rounds), clusters) for block in blocks]), clusters
 
 
 def _steps_a_round(cfg: CotrainConfig, num_clips: int) -> int:
@@ -129,7 +139,6 @@ def _steps_a_round(cfg: CotrainConfig, num_clips: int) -> int:
 def _round(
     cfg: CotrainConfig,
     state: _State,
-    start: VideoCLIP,
     clips: Clips,
     num_clips: int,
     embed: EmbedWindow,
@@ -140,10 +149,12 @@ def _round(
     number, per_round = state.number, _steps_a_round(cfg, num_clips)
     rows = window_rows(num_clips, cfg.window, cfg.stride, cfg.seed, number)
     vectors = embed(rows, number)
-    labels, centres = label_window(vectors, cfg.coarse, cfg.fine, cfg.seed + number, state.centres)
-    fresh = [name for name, of in centres.items() if _size(state.centres.get(name)) != _size(of)]
-    state.heads.forget(fresh, cfg.seed + number)
-    state.centres = centres
+    # In round 0 all but the frames are clustered as they are, which is another space than that of the towers.
+    before = state.clusters if number != 1 else {name: of for name, of in state.clusters.items() if name == "frames"}
+    clusters = cluster_window(vectors, cfg.coarse, cfg.fine, cfg.seed + number, before)
+    state.heads.forget([name for name in clusters if name not in before], cfg.seed + number)
+    state.clusters = before | clusters
+    labels = label(vectors, clusters)
     logs.write({"round": number, "step": number * per_round, "together": labels.mutual_information()})
     total = cfg.rounds * per_round
     towers, optimiser = state.towers.train(), state.optimiser
@@ -156,20 +167,14 @@ def _round(
     for place_in_round, (batch, (inputs, mask_BT)) in enumerate(zip(batches, read, strict=True), 1):
         step = number * per_round + place_in_round
         rates = set_rates(optimiser, lr_multiplier(step, total, cfg.warmup, cfg.lr_floor))
-        on_place = (inputs.to(place), mask_BT.to(place))
-        video_BE = clips.video_vectors(towers.clip, *on_place)
-        of_batch = {"frames": video_BE}
+        of_batch = {"frames": clips.inner_vectors(towers.clip, inputs.to(place), mask_BT.to(place))}
         for name, tower in towers.others.items():
             of_batch[name] = tower(clips.others.batch(name, rows[batch]).to(place))
         label_B = {
             name: tuple(torch.from_numpy(part[name][batch]).to(place) for part in (labels.coarse, labels.fine))
             for name in of_batch
         }
-        loss = of_clusters = state.heads.loss(of_batch, label_B, cfg.temperature)
-        if cfg.keep_close:
-            with torch.no_grad():
-                start_BE = clips.video_vectors(start, *on_place)
-            loss = loss + cfg.keep_close * away(video_BE, start_BE)
+        loss = state.heads.loss(of_batch, label_B, cfg.temperature)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         grad_norm = torch.nn.utils.clip_grad_norm_(learning, cfg.clip_norm)
@@ -177,7 +182,6 @@ def _round(
         line = {
             "step": step,
             "loss": float(loss.detach()),
-            "clusters": float(of_clusters.detach()),
             "grad_norm": float(grad_norm),
             "lr": rates,
         }
@@ -189,18 +193,14 @@ def _round(
     return (number + 1) * per_round
 
 
-def _size(centres: CoarseToFine | None) -> tuple[int, ...]:
-    return () if centres is None else centres.coarse_CE.shape
-
-
 def _batches(cfg: CotrainConfig, window: int, count: int, number: int) -> Iterator[np.ndarray]:
-    """`count` batches of places in the window; each place comes once before any comes again."""
+    """`count` batches of places in the window, which are passed over in random orders, one after the other."""
     rng = np.random.default_rng([cfg.seed, 32, number])
     size = min(cfg.batch_size, window)
     order = np.zeros(0, np.int64)
     for _ in range(count):
         if len(order) < size:
-            order = rng.permutation(window)
+            order = np.concatenate([order, rng.permutation(window)])
         yield np.sort(order[:size])
         order = order[size:]
 
@@ -208,9 +208,9 @@ def _batches(cfg: CotrainConfig, window: int, count: int, number: int) -> Iterat
 def _resumed(cfg: CotrainConfig, scratch: Path, key: str) -> _State:
     """The state after the last finished round; a new one where there is none."""
     finished = [path for path in sorted(scratch.glob("round-*")) if (path / "state.pt").is_file()]
-    towers = load_towers(finished[-1], cfg.others) if finished else new_towers(cfg)
+    towers = (load_towers(finished[-1], cfg.others) if finished else new_towers(cfg)).to(device())
     clusters = dict.fromkeys(towers.sizes(), (cfg.coarse, cfg.coarse * cfg.fine))
-    heads = Heads(towers.sizes(), clusters)
+    heads = Heads(towers.sizes(), clusters).to(device())
     state = _State(towers, heads, make_optimiser(towers, heads, cfg))
     if not finished:
         heads.forget(list(clusters), cfg.seed)
@@ -225,8 +225,9 @@ def _resumed(cfg: CotrainConfig, scratch: Path, key: str) -> _State:
         heads.load_state_dict(tree["heads"])
         state.optimiser.load_state_dict(tree["optimiser"])
         state.number, state.log_bytes = tree["number"], tree["log_bytes"]
-        state.centres = {
-            name: CoarseToFine(*(part.numpy() for part in parts)) for name, parts in tree["centres"].items()
+        state.clusters = {
+            name: ModalityClusters(parts[0].numpy(), CoarseToFine(*(part.numpy() for part in parts[1:])))
+            for name, parts in tree["clusters"].items()
         }
     except (*DAMAGED, TypeError) as error:
         reason = " ".join(str(error).split())[:200]
@@ -237,17 +238,17 @@ def _resumed(cfg: CotrainConfig, scratch: Path, key: str) -> _State:
 
 
 def _save(state: _State, scratch: Path, key: str) -> None:
-    """Writes the towers and then state.pt, which says that the round is finished; removes all but the first and the last two."""
+    """Writes the towers and then state.pt, which says that the round is finished; removes all but the last two."""
     folder = round_folder(scratch, state.number)
     state.towers.save(folder)
-    centres: dict[str, list[Tensor]] = {
-        name: [torch.from_numpy(np.ascontiguousarray(part)) for part in (of.coarse_CE, of.fine_CE, of.first)]
-        for name, of in state.centres.items()
-    }
+    clusters: dict[str, list[Tensor]] = {}
+    for name, of in state.clusters.items():
+        parts = (of.mean_E, of.centres.coarse_CE, of.centres.fine_CE, of.centres.first)
+        clusters[name] = [torch.from_numpy(np.ascontiguousarray(part)) for part in parts]
     tree = {
         "key": key, "number": state.number, "log_bytes": state.log_bytes, "heads": state.heads.state_dict(),
-        "optimiser": state.optimiser.state_dict(), "centres": centres,
+        "optimiser": state.optimiser.state_dict(), "clusters": clusters,
     }  # fmt: skip
     save_tree(folder / "state.pt", tree)
-    for path in sorted(scratch.glob("round-*"))[1:-2]:
+    for path in sorted(scratch.glob("round-*"))[:-2]:
         shutil.rmtree(path)

@@ -15,11 +15,3 @@ def window_rows(num_clips: int, window: int | None, stride: float, seed: int, nu
     step = max(1, round(stride * window))
     order = np.random.default_rng([seed, 31]).permutation(num_clips)
     return np.sort(order[(number * step + np.arange(window)) % num_clips])
-
-
-def rounds_of_a_cycle(num_clips: int, window: int | None, stride: float) -> int:
-    """Number of rounds after which every clip was in a window."""
-    if window is None or window >= num_clips:
-        return 1
-    step = max(1, round(stride * window))
-    return 1 + -(-(num_clips - window) // step)

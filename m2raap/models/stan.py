@@ -138,6 +138,7 @@ class Stan(nn.Module):
         super().__init__()
         self.cfg = cfg
         self.layers_used = cfg.layers
+        self.inner_size = backbone.width
         # In a tuple, so that the backbone's weights are not registered (and saved) a second time.
         self._backbone = (backbone,)
         tower, width, heads = backbone.vision, backbone.width, backbone.vision.heads
@@ -184,6 +185,11 @@ class Stan(nn.Module):
         elif self.cfg.start == "matrix":
             cls_BCD = self.out(cls_BCD)
         return self.backbone.image_feature_from_cls(levels[-1][:, :, 0] + cls_BCD)
+
+    def inner(self, levels: list[Tensor], frame_features_BTE: Tensor, mask_BT: Tensor) -> Tensor:
+        """STAN_cls (B, D), before gate or matrix; of several class tokens the mean."""
+        cls_BCD = self.branch(levels, mask_BT)
+        return cls_BCD[:, 0] if cls_BCD.shape[1] == 1 else masked_mean(cls_BCD, mask_BT)
 
     def enter(self, tokens: Tensor) -> Tensor:
         """Tokens or positions (..., D) as they enter the branch: unchanged, or layer-normed."""

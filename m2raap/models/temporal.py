@@ -6,6 +6,8 @@ Each is an nn.Module with
   forward(levels, frame_features_BTE, mask_BT) -> (B, T, E): a compact tensor per layer, projected frame vectors (neither
     is unit); VideoCLIP pools the result,
   gates(): values that are 0 in a new module, for the log.
+A module whose output passes a matrix or a gate that is 0 in a new one has, as forward, `inner`: (B, inner_size), what a clip is
+  before it. It can learn while the output, and so the place of the video vectors among the texts, stays.
 A module that works inside the vision blocks (m2raap.models.wrapped) has `through` as well.
 B videos, T frames, P patches, D vision width, E size of the common space.
 """
@@ -32,6 +34,7 @@ from m2raap.models.config import (
     SeqTransfConfig,
     StanConfig,
 )
+from m2raap.models.pooling import masked_mean
 from m2raap.models.stan import Stan
 from m2raap.models.wrapped import MessageToken, StAdapter
 from m2raap.models.zero import zero_linear
@@ -66,6 +69,7 @@ class SeqTransf(nn.Module):
     def __init__(self, cfg: SeqTransfConfig, backbone: Backbone) -> None:
         super().__init__()
         size, text = backbone.embed_dim, backbone.text.tower
+        self.inner_size = size
         blocks: Any = getattr(getattr(text, "transformer", None), "resblocks", None)
         fits = blocks is not None and len(blocks) >= cfg.layers and blocks[0].attn.embed_dim == size
         self.position = nn.Parameter(torch.randn(cfg.max_frames, size) * 0.01)
@@ -86,6 +90,13 @@ class SeqTransf(nn.Module):
         return tokens[:, :, :1]
 
     def forward(self, levels: list[Tensor], frame_features_BTE: Tensor, mask_BT: Tensor) -> Tensor:
+        return frame_features_BTE + self.out(self._mixed(frame_features_BTE, mask_BT))
+
+    def inner(self, levels: list[Tensor], frame_features_BTE: Tensor, mask_BT: Tensor) -> Tensor:
+        """(B, E): the mean over the frames of what the blocks give, before the matrix."""
+        return masked_mean(self._mixed(frame_features_BTE, mask_BT), mask_BT)
+
+    def _mixed(self, frame_features_BTE: Tensor, mask_BT: Tensor) -> Tensor:
         num_frames = mask_BT.shape[1]
         if num_frames > len(self.position):
             raise M2raapError(
@@ -98,7 +109,7 @@ class SeqTransf(nn.Module):
             mixed = block.attn(normed, normed, normed, key_padding_mask=~mask_BT, need_weights=False)[0]
             x_BTE = x_BTE + block.ls_1(mixed)
             x_BTE = x_BTE + block.ls_2(block.mlp(block.ln_2(x_BTE)))
-        return frame_features_BTE + self.out(x_BTE)
+        return x_BTE
 
     def gates(self) -> dict[str, float | Tensor]:
         return {"out": self.out.weight.detach().norm()}

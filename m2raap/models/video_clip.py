@@ -130,14 +130,22 @@ class VideoCLIP(nn.Module):
 
     def frame_vectors(self, levels: list[Tensor], mask_BT: Tensor) -> Tensor:
         """Frame vectors (B, T, E), not unit, from what `levels_of_prefix` gives."""
-        assert torch.compiler.is_exporting() or has_frames(mask_BT), "a clip without frames has no vector"
-        features_BTE = self.backbone.image_feature_from_cls(levels[-1][:, :, 0])
-        if self.keeps_patches:
-            levels = [self.temporal.compact(level) for level in levels]
+        levels, features_BTE = self._read_by_temporal(levels, mask_BT)
         vectors_BTE = self.temporal(levels, features_BTE, mask_BT)
         if is_extension(self.temporal_cfg.name) and not torch.compiler.is_exporting():
             expect_floats(vectors_BTE, features_BTE.shape, self.temporal_cfg.name, "adapt.temporal.name")
         return vectors_BTE
+
+    def inner_vectors(self, levels: list[Tensor], mask_BT: Tensor) -> Tensor:
+        """Unit vectors (B, temporal.inner_size) of clips inside a temporal module that has `inner`, in fp32."""
+        inner_BD = self.temporal.inner(*self._read_by_temporal(levels, mask_BT), mask_BT).float()
+        return F.normalize(F.layer_norm(inner_BD, inner_BD.shape[1:]), dim=1)
+
+    def _read_by_temporal(self, levels: list[Tensor], mask_BT: Tensor) -> tuple[list[Tensor], Tensor]:
+        """What the temporal module reads of layers, and projected frame vectors (B, T, E)."""
+        assert torch.compiler.is_exporting() or has_frames(mask_BT), "a clip without frames has no vector"
+        features_BTE = self.backbone.image_feature_from_cls(levels[-1][:, :, 0])
+        return [self.temporal.compact(level) for level in levels] if self.keeps_patches else levels, features_BTE
 
     def patch_vectors(self, levels: list[Tensor]) -> Tensor:
         """Unit vectors (B, T, P, E) of the patches of the last layer, projected as the class token is. Needs `keep_patches`.

@@ -3,6 +3,7 @@ which adapt starts, and what the clusters say of each clip."""
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ import numpy as np
 
 from m2raap.core import talk
 from m2raap.core.config import digest
-from m2raap.core.engine import Engine, torch_threads
+from m2raap.core.engine import Engine, map_networks, torch_threads
 from m2raap.core.files import files_below, open_atomic
 from m2raap.core.folder import plan_of
 from m2raap.core.records import ModelJson, Plan, read_record
@@ -66,13 +67,15 @@ class CotrainStage(SingleStage[CotrainConfig]):
 
     def run(self, step: StepInputs) -> bool:
         def work(target: Path) -> StageOutput:
-            counts = _cotrain(self.cfg, self.shared, step.view, target, step.caches or target / "cache", step.engine)
+            # The model is written last: this one was finished by a run that ended before it wrote its manifest.
+            if not (target / "model" / "model.json").exists():
+                caches = step.caches or target / "scratch" / "cache"
+                _cotrain(self.cfg, self.shared, step.view, target, caches, step.engine)
             shutil.rmtree(target / "scratch", ignore_errors=True)
+            model_json = read_record(ModelJson, target / "model" / "model.json")
             files = [*files_below(target, "model"), "train.jsonl", CLUSTERS]
             files += [PAIR_SIGNALS] if self.writes_signals else []
-            return StageOutput(
-                files, counts, {"model": read_record(ModelJson, target / "model" / "model.json")["digest"]}
-            )
+            return StageOutput(files, model_json["made_from"]["counts"], {"model": model_json["digest"]})
 
         return run_single_stage(
             self.name, self.version, self.settings(), step.folder, work, view=step.view, force=step.force
@@ -92,9 +95,7 @@ class _Share:
     rows: tuple[int, ...]
 
 
-def _cotrain(
-    cfg: CotrainConfig, shared: Shared, view: View, target: Path, caches: Path, engine: Engine
-) -> dict[str, Any]:
+def _cotrain(cfg: CotrainConfig, shared: Shared, view: View, target: Path, caches: Path, engine: Engine) -> None:
     import torch
 
     from m2raap.adapt.modalities import NO_ROW, open_modalities
@@ -124,7 +125,7 @@ def _cotrain(
                 for start in range(0, len(rows), SHARE_CLIPS)
             ]
             parts: dict[int, dict[str, np.ndarray]] = {}
-            for index, vectors in engine.map(_embed, shares, runs_network=True):
+            for index, vectors in map_networks(engine, _embed, shares):
                 parts[index] = vectors
                 if len(shares) > 1:
                     phases(f"vectors of round {number}", len(parts), len(shares))
@@ -136,8 +137,11 @@ def _cotrain(
     if cfg.texts:
         _write_scores(target / PAIR_SIGNALS, cfg.texts, source.text_columns(), done)
     done.towers.clip.eval()
-    done.towers.clip.save(target / "model", {"cotrain": cfg.model_dump(mode="json"), "steps": done.steps})
-    return {"clips": source.num_clips, "steps": done.steps, **counts}
+    counts = {"clips": source.num_clips, "steps": done.steps, **counts}
+    temp = target / "scratch" / "model"
+    shutil.rmtree(temp, ignore_errors=True)
+    done.towers.clip.save(temp, {"cotrain": cfg.model_dump(mode="json"), "counts": counts})
+    os.replace(temp, target / "model")
 
 
 def _source(view: View, shared: Shared, tables: Path) -> ViewSource:
@@ -150,6 +154,7 @@ def _write_others(cfg: CotrainConfig, view: View, source: ViewSource, others: Pa
     """Writes what clips hold beside their frames into a folder. `data`: digest of what is read."""
     import torch
 
+    from m2raap.core.engine import device
     from m2raap.cotrain.captions import write_texts
     from m2raap.stages.embedder import encode_texts, load_model
     from m2raap.stages.senses import write_once, write_senses
@@ -159,7 +164,7 @@ def _write_others(cfg: CotrainConfig, view: View, source: ViewSource, others: Pa
     def write(folder: Path) -> None:
         write_senses(view, source.clip_ids, parts, cfg.senses, folder, "take it out of cotrain.senses")
         if cfg.texts:
-            encode = torch.inference_mode()(partial(encode_texts, load_model(cfg.backbone)))
+            encode = torch.inference_mode()(partial(encode_texts, load_model(cfg.backbone).to(device())))
             write_texts(source.text_columns(), source.num_clips, cfg.texts, encode, folder)
 
     write_once(others, data, write)
@@ -178,7 +183,7 @@ def _embed(share: _Share) -> dict[str, np.ndarray]:
 
     from m2raap.cotrain.clips import encode
 
-    torch.set_num_threads(torch_threads())
+    torch.set_num_threads(share.cfg.threads or torch_threads())
     where = (share.view, share.scratch, share.caches, share.round)
     towers, clips = _opened(share.cfg, share.shared, *where)  # pyright: ignore[reportArgumentType]  # they hash
     return encode(towers, clips, np.array(share.rows), raw=share.round == 0)
@@ -220,7 +225,9 @@ def _write_scores(path: Path, langs: tuple[str, ...], texts: TextColumns, done: 
         places = captions_of(texts, lang)
         ids += texts.raw_ids.take(places)
         for name, fine_C in of_clips.items():
-            scores[name].append(cluster_pmi(done.captions[text_name(lang)], fine_C[texts.clip_N[places]]))
+            clip_N = texts.clip_N[places]
+            of_caption_N = done.captions.get(text_name(lang), np.full(len(clip_N), -1))
+            scores[name].append(cluster_pmi(of_caption_N, fine_C[clip_N], clip_N))
     columns: dict[str, np.ndarray | list[str]] = {}
     for name, parts in scores.items():
         score_N = np.concatenate(parts)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from m2raap.adapt.config import AdaptConfig
 from m2raap.adapt.distributed import DistContext
@@ -64,6 +65,19 @@ def test_every_term_is_logged_from_when_it_counts(tiny_dir: Path, tmp_path: Path
     for line in steps:
         weighted = 0.5 * line["terms"]["plain"] + 2.0 * line["terms"].get("direction", 0.0)
         assert line["loss"] == pytest.approx(weighted, rel=1e-5)
+
+
+def test_terms_of_texts_that_are_kept_are_means_over_those_that_have_them() -> None:
+    """Two texts a clip; `clauses` in two texts of the first and one of the second, spread as their rows are."""
+    plain = torch.tensor([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0], [7.0, 8.0]])
+    clauses = torch.tensor([[1.0, 0.0], [0.0, 0.0], [0.0, 5.0], [2.0, 0.0]]) * torch.tensor([4 / 2, 4 / 1])
+    caption = torch.tensor([[1.0], [2.0], [3.0], [4.0]])
+    kept = torch.tensor([[1.0, 0.0], [1.0, 1.0], [0.0, 1.0], [0.0, 1.0]])
+    rows = {"plain": plain, "clauses": clauses, "frame_caption": caption}
+    terms = step_loss(dict.fromkeys(rows, 1.0), rows, kept_BK=kept).floats()
+    assert terms == pytest.approx({"plain": (1 + 3 + 4 + 6 + 8) / 5, "clauses": (1.0 + 5.0) / 2, "frame_caption": 2.5})
+    none = step_loss({"clauses": 1.0}, {"clauses": clauses}, kept_BK=1 - (clauses > 0).float())
+    assert float(none.total) == 0
 
 
 def test_each_term_is_a_loss_for_every_clip_and_text(tiny_dir: Path, tmp_path: Path) -> None:

@@ -82,7 +82,8 @@ def test_filter_and_keyframes(engine: Engine, small_world: Path, home: Path):
 
 
 def test_cotrain(engine: Engine, small_world: Path, home: Path, monkeypatch: pytest.MonkeyPatch):
-    """In shares of 8 clips, of which a window has two."""
+    """In shares of 8 clips, of which a window has two, by workers."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     keyframes = KeyframesStage(KeyframesConfig(k=2, short_side_px=48, senses=("motion",)))
     view = View(small_world / "train").limited(24)
     run_data_stage(keyframes, view, home / "K", LocalEngine(1))

@@ -13,8 +13,15 @@ from m2raap.adapt.sense_towers import SHAPES, new_tower
 from m2raap.core.clusters import coarse_to_fine
 from m2raap.cotrain.consistency import SMOOTHING, cluster_pmi
 from m2raap.cotrain.heads import Heads
-from m2raap.cotrain.labels import Labels, centred, label_window, mean_of_present
-from m2raap.cotrain.windows import rounds_of_a_cycle, window_rows
+from m2raap.cotrain.labels import Labels, centred, cluster_window, label
+from m2raap.cotrain.windows import window_rows
+
+
+def rounds_of_a_cycle(num_clips: int, window: int, stride: float) -> int:
+    """After which every clip was in a window."""
+    if window >= num_clips:
+        return 1
+    return 1 + math.ceil((num_clips - window) / max(1, round(stride * window)))
 
 
 @given(st.integers(2, 60), st.integers(2, 60), st.floats(0.1, 1.0), st.integers(0, 5))
@@ -35,20 +42,31 @@ def test_windows_slide_and_one_of_all_clips_is_all_clips() -> None:
         assert window_rows(100, window, 0.5, 3, 7).tolist() == list(range(100))
 
 
-@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=2, max_size=25))
-def test_pmi_leaves_the_clip_itself_out(pairs: list[tuple[int, int]]) -> None:
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3), st.integers(0, 9)), min_size=1, max_size=25))
+def test_pmi_leaves_the_clip_itself_out(rows: list[tuple[int, int, int]]) -> None:
     expected = []
-    for number, (a, b) in enumerate(pairs):
-        others = pairs[:number] + pairs[number + 1 :]
-        both = sum(pair == (a, b) for pair in others) + SMOOTHING
-        of_a, of_b = sum(p[0] == a for p in others) + SMOOTHING, sum(p[1] == b for p in others) + SMOOTHING
-        expected.append(math.log(len(others) * both / (of_a * of_b)))
-    first, second = np.array(pairs).T
-    np.testing.assert_allclose(cluster_pmi(first, second), expected)
+    for a, b, clip in rows:
+        others = [row for row in rows if row[2] != clip]
+        both = sum(row[:2] == (a, b) for row in others) + SMOOTHING
+        of_a, of_b = sum(row[0] == a for row in others) + SMOOTHING, sum(row[1] == b for row in others) + SMOOTHING
+        expected.append(math.log(len(others) * both / (of_a * of_b)) if others else 0.0)
+    first, second, clip_N = np.array(rows).T
+    np.testing.assert_allclose(cluster_pmi(first, second, clip_N), expected)
+    one_a_clip = np.arange(len(rows))
+    np.testing.assert_array_equal(cluster_pmi(first, second), cluster_pmi(first, second, one_a_clip))
     absent = np.full(3, -1)
     with_absent = cluster_pmi(np.concatenate([first, absent]), np.concatenate([second, absent]))
     np.testing.assert_array_equal(with_absent[: len(first)], cluster_pmi(first, second))
     assert np.isnan(with_absent[len(first) :]).all()
+
+
+def test_wrong_captions_of_a_clip_do_not_speak_for_each_other() -> None:
+    rng = np.random.default_rng(0)
+    of_clip = rng.integers(0, 64, 1000)
+    clip_N = np.repeat(np.arange(1000), 5)
+    of_caption, wrong = of_clip[clip_N], clip_N < 100
+    of_caption[wrong] = np.repeat((of_clip[:100] + rng.integers(1, 64, 100)) % 64, 5)
+    assert (cluster_pmi(of_caption, of_clip[clip_N], clip_N)[wrong] < 0).mean() > 0.95
 
 
 def test_pmi_tells_swapped_clips() -> None:
@@ -109,16 +127,35 @@ def test_frames_alone_teach_themselves_and_forgotten_heads_are_those_of_their_te
 def test_a_clip_without_a_modality_has_no_cluster_of_it() -> None:
     rng = np.random.default_rng(0)
     frames, sound = rng.normal(size=(40, 5)).astype(np.float32), rng.normal(size=(40, 7)).astype(np.float32)
-    sound[::4] = 0
-    labels, centres = label_window({"frames": frames, "sound": sound}, 3, 2, 0, {})
+    sound[::4] = np.nan
+    sound[5] = 0  # which is a value
+    clusters = cluster_window({"frames": frames, "sound": sound}, 3, 2, 0, {})
+    labels = label({"frames": frames, "sound": sound}, clusters)
     assert (labels.coarse["sound"][::4] == -1).all() and (labels.fine["sound"][1::4] >= 0).all()
     assert (
         np.isnan(labels.agreement_of_frames()["sound"][::4]).all()
         and not np.isnan(labels.agreement_of_frames()["sound"][1]).any()
     )
-    rows = np.flatnonzero(labels.coarse["sound"] >= 0)
-    sound = centred(sound, mean_of_present(sound))[rows]
+    full, rows = sound, np.flatnonzero(labels.coarse["sound"] >= 0)
+    assert len(rows) == 30
+    sound = centred(sound[rows], sound[rows].mean(0))
     expected = coarse_to_fine(sound, 3, 2, 0)
     np.testing.assert_array_equal(expected.assign(sound)[1], labels.fine["sound"][rows])
-    np.testing.assert_array_equal(centres["sound"].fine_CE, expected.fine_CE)
-    assert set(Labels(labels.coarse, labels.fine).mutual_information()) == {"frames-sound"}
+    np.testing.assert_array_equal(clusters["sound"].centres.fine_CE, expected.fine_CE)
+    assert set(labels.mutual_information()) == {"frames-sound"}
+    halves = [label({"frames": frames[part], "sound": full[part]}, clusters) for part in (slice(25), slice(25, None))]
+    for kind in ("coarse", "fine"):
+        for name, clusters_N in getattr(Labels.joined(halves), kind).items():
+            np.testing.assert_array_equal(clusters_N, getattr(labels, kind)[name])
+
+
+@pytest.mark.parametrize("present", [0, 1, 3])
+def test_a_modality_of_too_few_or_equal_clips_has_no_clusters(present: int) -> None:
+    frames = np.random.default_rng(0).normal(size=(8, 5)).astype(np.float32)
+    sound = np.full((8, 4), np.nan, np.float32)
+    sound[:present] = 0.5
+    vectors = {"frames": frames, "sound": sound}
+    clusters = cluster_window(vectors, 2, 2, 0, {})
+    labels = label(vectors, clusters)
+    assert list(clusters) == ["frames"] and (labels.coarse["sound"] == -1).all() and (labels.fine["sound"] == -1).all()
+    assert labels.mutual_information() == {}

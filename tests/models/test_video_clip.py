@@ -78,6 +78,32 @@ def test_hidden_frames_do_not_matter(backbone: Backbone) -> None:
         torch.testing.assert_close(model.encode_video(frames, mask), shorter, atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize(
+    "temporal", [cfg for cfg in SAFE if isinstance(cfg, StanConfig | SeqTransfConfig)], ids=lambda cfg: cfg.name
+)
+def test_what_inner_vectors_learn_moves_no_video_vector(backbone: Backbone, temporal: StanConfig) -> None:
+    model = VideoCLIP(backbone, temporal)
+    frames, mask = torch.randn(2, 4, 3, 32, 32), torch.tensor([[True, True, True, False]] * 2)
+    other = frames.clone()
+    other[:, 3] = 7.0
+    with torch.no_grad():
+        video_BE, levels = model.encode_video(frames, mask), model.levels_of_images(frames, mask)
+    inner = model.inner_vectors(levels, mask)
+    assert inner.shape == (2, model.temporal.inner_size)
+    torch.testing.assert_close(inner.norm(dim=1), torch.ones(2))
+    torch.testing.assert_close(inner, model.inner_vectors(model.levels_of_images(other, mask), mask), atol=1e-5, rtol=0)
+    inner[0, 0].backward()
+    with torch.no_grad():
+        learnt = [p for p in model.temporal.parameters() if p.grad is not None and p.grad.abs().max() > 0]
+        for p in learnt:
+            p.sub_(p.grad)
+        moved = (model.inner_vectors(model.levels_of_images(frames, mask), mask) - inner).abs().max()
+        after_BE = model.encode_video(frames, mask)
+    model.zero_grad()
+    assert len(learnt) > 4 and moved > 1e-3
+    torch.testing.assert_close(after_BE, video_BE, atol=1e-6, rtol=0)
+
+
 @torch.no_grad()
 def test_raw_pooling_is_stans_mean(backbone: Backbone) -> None:
     model = VideoCLIP(backbone, StanConfig(layers=2, pool="raw"))
