@@ -59,6 +59,10 @@ class ModalityClusters:
     mean_E: np.ndarray
     centres: CoarseToFine
 
+    def continues(self, before: ModalityClusters) -> bool:
+        """Whether the numbers of clusters mean what they did before: not where there are more or fewer."""
+        return len(self.centres.coarse_CE) == len(before.centres.coarse_CE)
+
     def assign(self, vectors_NE: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(N,) the coarse and the fine cluster of every row; -1 for rows of NaN."""
         rows = np.flatnonzero(~np.isnan(vectors_NE[:, 0]))
@@ -74,7 +78,7 @@ def cluster_window(
     seed: int,
     before: dict[str, ModalityClusters],
 ) -> dict[str, ModalityClusters]:
-    """Clusters each modality of a window, from the centres of the round before where there are any of its size.
+    """Clusters each modality of a window, from the centres of the round before, which are in the same space, where there are any.
 
     Vectors (N, E) are unit rows, or any rows of one scale; NaN for a clip without the modality. A modality that fewer than two
     clips have, or all the same, gets no clusters.
@@ -86,8 +90,6 @@ def cluster_window(
             continue
         mean_E = vectors_NE.mean(0)
         start = before[name].centres if name in before else None
-        if start is not None and start.coarse_CE.shape[1] != vectors_NE.shape[1]:
-            start = None
         clusters[name] = ModalityClusters(
             mean_E, coarse_to_fine(centred(vectors_NE, mean_E), coarse, fine, seed, start=start)
         )

@@ -96,7 +96,7 @@ def cotrain(
         with StopRequest() as stop:
             while state.number < cfg.rounds:
                 started = time.perf_counter()
-                steps = _round(cfg, state, clips, num_clips, embed, logs, report)
+                steps = _round(cfg, state, clips, num_clips, embed, logs, report, stop)
                 state.number += 1
                 state.log_bytes = logs.sync()
                 _save(state, scratch, key)
@@ -124,11 +124,16 @@ def _label_all(
     """The clusters of a last window by the trained towers, and those of all clips by them, some at a time."""
     rows = window_rows(num_clips, cfg.window, cfg.stride, cfg.seed, cfg.rounds)
     vectors = embed(rows, cfg.rounds)
-    clusters = cluster_window(vectors, cfg.coarse, cfg.fine, cfg.seed, state.clusters)
+    clusters = cluster_window(vectors, cfg.coarse, cfg.fine, cfg.seed, _clusters_before(state))
     if len(rows) == num_clips:
         return label(vectors, clusters), clusters
     blocks = (np.arange(start, min(start + len(rows), num_clips)) for start in range(0, num_clips, len(rows)))
     return Labels.joined([label(embed(block, cfg.rounds), clusters) for block in blocks]), clusters
+
+
+def _clusters_before(state: _State) -> dict[str, ModalityClusters]:
+    """Those of the last round, in the space of the towers: in round 0 all but the frames are clustered as they are."""
+    return {name: of for name, of in state.clusters.items() if state.number != 1 or name == "frames"}
 
 
 def _steps_a_round(cfg: CotrainConfig, num_clips: int) -> int:
@@ -144,15 +149,16 @@ def _round(
     embed: EmbedWindow,
     logs: Logs,
     report: Report,
+    stop: StopRequest,
 ) -> int:
     """Clusters the window of the round and trains on its labels. Returns the number of the last step."""
     number, per_round = state.number, _steps_a_round(cfg, num_clips)
     rows = window_rows(num_clips, cfg.window, cfg.stride, cfg.seed, number)
     vectors = embed(rows, number)
-    # In round 0 all but the frames are clustered as they are, which is another space than that of the towers.
-    before = state.clusters if number != 1 else {name: of for name, of in state.clusters.items() if name == "frames"}
+    before = _clusters_before(state)
     clusters = cluster_window(vectors, cfg.coarse, cfg.fine, cfg.seed + number, before)
-    state.heads.forget([name for name in clusters if name not in before], cfg.seed + number)
+    fresh = [name for name in clusters if name not in before or not clusters[name].continues(before[name])]
+    state.heads.forget(fresh, cfg.seed + number)
     state.clusters = before | clusters
     labels = label(vectors, clusters)
     logs.write({"round": number, "step": number * per_round, "together": labels.mutual_information()})
@@ -188,7 +194,12 @@ def _round(
         if not math.isfinite(line["loss"]):
             raise M2raapError(f"the loss at step {step} is {line['loss']}: lower cotrain.lr or cotrain.lr_new")
         logs.write(line)
-        report(f"round {number + 1} of {cfg.rounds}, loss {line['loss']:.3f}", step, total)
+        end = (
+            ", the last: stopping; a second Ctrl-C stops at once, and this round is done again"
+            if stop.requested
+            else ""
+        )
+        report(f"round {number + 1} of {cfg.rounds}, loss {line['loss']:.3f}{end}", step, total)
     towers.eval()
     return (number + 1) * per_round
 
