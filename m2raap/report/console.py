@@ -229,14 +229,25 @@ def print_two_way(rows: Sequence[TwoWayRow], file: TextIO | None = None) -> None
 
 
 def print_costs(rows: Sequence[CostRow], file: TextIO | None = None) -> None:
-    """Seconds of frame extraction, of training and of waiting for batches in training, with the R@1 that was reached."""
+    """Seconds of frame extraction, co-training, training and waiting for batches in it, with the R@1 that was reached."""
     names = list(dict.fromkeys(name for row in rows for name in row.r1))
+    cotrained = ["co-training s"] if any(row.cotrain_s is not None for row in rows) else []
     lines = [
-        [row.arm, row.input, "-" if row.frames_s is None else f"{row.frames_s:.1f}", f"{row.steps:,}",
+        [row.arm, row.input, "-" if row.frames_s is None else f"{row.frames_s:.1f}",
+         *(["-" if row.cotrain_s is None else f"{row.cotrain_s:.1f}"] if cotrained else []), f"{row.steps:,}",
          f"{row.train_s:.1f}", f"{row.waited_s:.1f}", *(f"{row.r1[n]:.1f}" if n in row.r1 else "-" for n in names)]
         for row in rows
     ]  # fmt: skip
-    head = ["arm", "input", "extraction core s", "steps", "training s", "waiting s", *(f"R@1 {name}" for name in names)]
+    head = [
+        "arm",
+        "input",
+        "extraction core s",
+        *cotrained,
+        "steps",
+        "training s",
+        "waiting s",
+        *(f"R@1 {name}" for name in names),
+    ]
     print_table("Training time", head, lines, set(range(2, len(head))), file)
 
 

@@ -220,6 +220,7 @@ class CostRow:
     train_s: float  # from the loaded model to the last step, with validation
     waited_s: float  # part of train_s in which training waited for a batch
     r1: dict[str, float]  # benchmark and language -> R@1 text to video
+    cotrain_s: float | None = None  # of the co-training that it starts from, which other arms may share
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from m2raap.retrieval.rank_counts import MEAN_RECALL
 from m2raap.retrieval.sides import side_of
 from m2raap.retrieval.summary import summary_row
 from m2raap.stages.adapt import AdaptStage
+from m2raap.stages.cotrain import CotrainStage
 from m2raap.stages.evaluate import EvaluateStage, read_ranks
 from m2raap.stages.training_log import training_time
 
@@ -82,9 +83,13 @@ def _ranks(steps: list[Step], arm: str, bench: str, name: str) -> list[Ranks]:
 
 
 def _costs(steps: list[Step], arm: str, recipe: Recipe) -> dict[str, Any]:
-    """Clips and texts that remain for training, core seconds of curation, seconds of training (mean over the seeds)."""
+    """Clips and texts that remain for training, core seconds of curation, seconds of co-training and training (mean over the
+    seeds)."""
     curated = [step for step in steps if step.arm == arm and step.is_of(DataStage) and not step.bench]
-    trained = [step for step in steps if base_arm(step.arm) == arm and step.is_of(AdaptStage)]
+    trained, cotrained = (
+        [step for step in steps if base_arm(step.arm) == arm and step.is_of(kind)]
+        for kind in (AdaptStage, CotrainStage)
+    )
     counts = Counts.from_dict(read_manifest(curated[-1].folder)["counts"])
     # An arm that decodes while it trains stores no frames: its only data stage checks the files.
     checks_only = arms_of(recipe)[arm].adapt.input == "video" and [step.stage for step in curated] == ["keyframes"]
@@ -93,5 +98,5 @@ def _costs(steps: list[Step], arm: str, recipe: Recipe) -> dict[str, Any]:
         "clips": counts.clips.rows_out,
         "texts": counts.texts.rows_out,
         "curation_s": 0.0 if checks_only else seconds,
-        "train_s": sum(training_time(step.folder).train_s for step in trained) / len(trained),
+        "train_s": sum(training_time(step.folder).train_s for step in (*cotrained, *trained)) / len(trained),
     }

@@ -44,10 +44,11 @@ from m2raap.retrieval.arms import paired, summarise
 from m2raap.retrieval.results_file import read_results
 from m2raap.retrieval.two_way import two_way_differences
 from m2raap.stages.adapt import AdaptStage
+from m2raap.stages.cotrain import CotrainStage
 from m2raap.stages.evaluate import EvaluateStage, read_ranks
 from m2raap.stages.keyframes import KeyframesStage
 from m2raap.stages.shared import DRAWINGS_ONLY
-from m2raap.stages.training_log import kept_text, training_curves, training_summary, training_time
+from m2raap.stages.training_log import clusters_together, kept_text, training_curves, training_summary, training_time
 
 _VAL_CHARTS = {  # title of the chart, and the factor of its values
     "mrr": ("MRR x 100 on the val clips", 100.0),
@@ -193,7 +194,13 @@ def difference_rows(
 def _curves(steps: list[Step]) -> list[Curve]:
     curves = []
     for step in steps:
-        if not step.is_of(AdaptStage) or step.owner != step.arm or step.arm != base_arm(step.arm):
+        if step.owner != step.arm or step.arm != base_arm(step.arm):
+            continue
+        if step.is_of(CotrainStage):
+            curves.append(Curve("co-training loss", step.arm, training_curves(step.folder).loss))
+            for name, points in clusters_together(step.folder).items():
+                curves.append(Curve("co-training: mean cluster_pmi", f"{step.arm} {name}", points))
+        if not step.is_of(AdaptStage):
             continue
         loss, val = training_curves(step.folder)
         curves.append(Curve("training loss", step.arm, loss))
@@ -214,6 +221,7 @@ def _costs(steps: list[Step], recipe: Recipe, results: list[ResultRow]) -> list[
         )
         raw, cfg = arms[step.arm].adapt.input == "video", arms[step.arm].keyframes
         spent = training_time(step.folder)
+        cotrained = [other for other in steps if other.arm == step.arm and other.is_of(CotrainStage)]
         official = [row for row in results if (row.arm, row.direction, row.slice) == (step.arm, "t2v", "all")]
         rows.append(
             CostRow(
@@ -221,6 +229,7 @@ def _costs(steps: list[Step], recipe: Recipe, results: list[ResultRow]) -> list[
                 input="raw video" if raw else f"{cfg.strategy}-{cfg.k} stored",
                 steps=spent.steps,
                 frames_s=None if raw else sum(row["seconds"] for row in read_timings(frames.folder) if "phase" in row),
+                cotrain_s=training_time(cotrained[0].folder).train_s if cotrained else None,
                 train_s=spent.train_s,
                 waited_s=spent.waited_s,
                 r1={f"{row.benchmark} {row.lang}": row.metrics["R@1"] for row in official if row.scope == "official"},

@@ -92,6 +92,7 @@ def view(data: ReportData) -> dict[str, Any]:
         ],
         "charts": _charts(data.curves),
         "cost_names": list(dict.fromkeys(name for row in data.costs for name in row.r1)),
+        "with_cotraining": any(row.cotrain_s is not None for row in data.costs),
         "funnel": _funnel(data.funnel),
         "dropped": _dropped(data),
         "timings": _timings(data),

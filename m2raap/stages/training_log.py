@@ -43,6 +43,7 @@ class _Line(TypedDict):
     best_step: NotRequired[Count]
     kept_step: NotRequired[Count]
     averaged: NotRequired[Count]
+    together: NotRequired[dict[str, float]]  # of co-training, at the start of each round
 
 
 def _read(folder: Path) -> list[_Line]:
@@ -131,6 +132,15 @@ def training_curves(folder: Path) -> TrainingCurves:
     val = _validations(lines)
     names = [name for name in ("mrr", "r1", "loss") if val and name in val[0][1]]
     return TrainingCurves(loss, {name: [(float(step), scores[name]) for step, scores in val] for name in names})
+
+
+def clusters_together(folder: Path) -> dict[str, list[tuple[float, float]]]:
+    """Of the log of a co-training, points (step, mean cluster_pmi) of each pair of modalities, by its name."""
+    points: dict[str, list[tuple[float, float]]] = {}
+    for line in _read(folder):
+        for name, value in line.get("together", {}).items():
+            points.setdefault(name, []).append((float(line["step"]), value))
+    return points
 
 
 class TrainingTime(NamedTuple):

@@ -258,6 +258,14 @@ def test_a_recipe_adapts_what_cotrain_has_learnt(small_world: Path, tmp_path: Pa
         for folder in ("started/adapt", "plain/adapt", "started/cotrain")
     )
     assert torch.equal(started, begun) and not torch.equal(started, plain)
+    data = json.loads((tmp_path / "R" / "report" / "report.json").read_text())
+    seconds = {row["arm"]: row["cotrain_s"] for row in data["costs"]}
+    assert seconds["started"] > 0 and seconds["plain"] is None
+    assert {curve["chart"]: curve["label"] for curve in data["curves"] if "co-training" in curve["chart"]} == {
+        "co-training loss": "started", "co-training: mean cluster_pmi": "started frames-motion",
+    }  # fmt: skip
+    page = (tmp_path / "R" / "report" / "report.html").read_text()
+    assert "co-training loss" in page and '<th class="n">co-training</th>' in page
     assert "already finished" in m2raap(*run, "--limit", "30").stderr
     tree["arms"]["started"] = {"cotrain": {"temporal": {"name": "stan", "layers": 2}}}
     (tmp_path / "r.yaml").write_text(yaml.safe_dump(tree, sort_keys=False))
