@@ -1,6 +1,6 @@
-"""Claim: clustering a window takes some three times the memory of its vectors, whatever its size; of a million clips 9 GB.
+"""Claim: clustering a window takes some three times the memory of its vectors, whatever its size; of a million clips 18 GB.
 
-The vectors are made: frames of 512 dimensions, motion and sound of 128, as the towers give them. Of windows of different
+The vectors are made, in the sizes of the first round, in which motion and sound are clustered as they are. Of windows of different
 sizes are printed: gigabytes of the vectors, the peak of the process less what it held before, their ratio, and the seconds.
 
     python bench/window.py [--clips 25000 50000 100000]
