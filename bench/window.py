@@ -1,7 +1,8 @@
 """Claim: clustering a window takes some three times the memory of its vectors, whatever its size; of a million clips 18 GB.
 
-The vectors are made, in the sizes of the first round, in which motion and sound are clustered as they are. Of windows of different
-sizes are printed: gigabytes of the vectors, the peak of the process less what it held before, their ratio, and the seconds.
+The vectors are made, in the sizes of the first round, in which motion and sound are clustered as they are. Of windows of
+different sizes are printed: gigabytes of the vectors, the peak of the process less what it held before, their ratio, and the
+seconds.
 
     python bench/window.py [--clips 25000 50000 100000]
 """

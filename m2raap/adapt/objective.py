@@ -147,7 +147,8 @@ def step_loss(
 ) -> StepLoss:
     """The loss of a batch from the losses of its pairs (`loss_rows`), each term with its weight.
 
-    A term of texts is the mean over those that are kept (None: all), and that have it.
+    A term of texts is the mean over those that are kept (None: all). Of a term that some texts alone have it is the mean over
+    those, for each of the K texts of the clips, and then over the K.
     """
     terms = {
         name: rows_BK.mean() if kept_BK is None or name in WITHOUT_TEXT else _mean_of_kept(name, rows_BK, kept_BK)
@@ -161,7 +162,7 @@ def _mean_of_kept(name: str, rows_BK: Tensor, kept_BK: Tensor) -> Tensor:
     if name not in OF_SOME_TEXTS:
         return (rows_BK * kept_BK).sum() / kept_BK.sum()
     has_BK = (rows_BK.detach() != 0).float()  # rows are their losses times B / N, where N of B have the term
-    return (rows_BK * has_BK.mean(0) * kept_BK).sum() / (has_BK * kept_BK).sum().clamp(min=1)
+    return ((rows_BK * has_BK.mean(0) * kept_BK).sum(0) / (has_BK * kept_BK).sum(0).clamp(min=1)).mean()
 
 
 def loss_rows(

@@ -60,9 +60,13 @@ def event_order_rows(
 
 
 def _spread(loss_of: Callable[[Tensor], Tensor], counts_B: np.ndarray, video_BE: Tensor) -> Tensor:
-    """(B,) `loss_of` of the clips that count at their places, times B / N; 0 elsewhere, with a graph even where none counts."""
+    """(B,) `loss_of` of the clips that count at their places, times B / N; 0 elsewhere, and only there.
+
+    It has a graph even where no clip counts.
+    """
     clip_N = torch.from_numpy(np.flatnonzero(counts_B)).to(video_BE.device)
     nothing_B = video_BE.float().sum(1) * 0.0
     if not len(clip_N):
         return nothing_B
-    return nothing_B.index_add(0, clip_N, loss_of(clip_N) * (len(counts_B) / len(clip_N)))
+    loss_N = loss_of(clip_N).clamp(min=torch.finfo(torch.float32).tiny)
+    return nothing_B.index_add(0, clip_N, loss_N * (len(counts_B) / len(clip_N)))

@@ -26,7 +26,7 @@ class CotrainConfig(Config):
         default=StanConfig(),
         discriminator="name",
         description="The temporal module over the frames of a clip. Its inside learns, up to the matrix or gate that is 0 in "
-        "a new one, which adaptation opens: until then video vectors stay those of the backbone.",
+        "a new one, which adaptation opens: until then video vectors stay those of the untrained model.",
     )
     senses: tuple[Sense, ...] = Field(
         default=("motion", "sound"),
@@ -72,7 +72,7 @@ class CotrainConfig(Config):
     train_vision_layers: int = Field(
         default=0,
         ge=0,
-        description="Number of last vision layers that learn; above 0 video vectors leave those of the backbone.",
+        description="Number of last vision layers that learn; above 0 video vectors move with them.",
     )
     cache_limit_gb: float = Field(default=20.0, gt=0, description="Largest cache of frozen layers in gigabytes.")
     threads: int = Field(

@@ -78,7 +78,7 @@ def cluster_window(
     seed: int,
     before: dict[str, ModalityClusters],
 ) -> dict[str, ModalityClusters]:
-    """Clusters each modality of a window, from the centres of the round before, which are in the same space, where there are any.
+    """Clusters each modality of a window, from the centres of the round before, in the same space, where they are as many.
 
     Vectors (N, E) are unit rows, or any rows of one scale; NaN for a clip without the modality. A modality that fewer than two
     clips have, or all the same, gets no clusters.
@@ -90,6 +90,8 @@ def cluster_window(
             continue
         mean_E = vectors_NE.mean(0)
         start = before[name].centres if name in before else None
+        if start is not None and len(start.coarse_CE) != min(coarse, len(vectors_NE)):
+            start = None
         clusters[name] = ModalityClusters(
             mean_E, coarse_to_fine(centred(vectors_NE, mean_E), coarse, fine, seed, start=start)
         )

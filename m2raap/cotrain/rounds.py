@@ -88,11 +88,13 @@ def cotrain(
     scratch.mkdir(parents=True, exist_ok=True)
     key = digest([result_settings(cfg), data])
     state = _resumed(cfg, scratch, key)
+    started = time.perf_counter()
     clips = clips_of(state.towers)
     if state.number == 0 and not round_folder(scratch, 0).exists():
         _save(state, scratch, key)
     logs = Logs(out, Progress(log_bytes=state.log_bytes), [])
     try:
+        logs.write_timing({"prepared": "frames", "seconds": time.perf_counter() - started})
         with StopRequest() as stop:
             while state.number < cfg.rounds:
                 started = time.perf_counter()
@@ -101,15 +103,17 @@ def cotrain(
                 state.log_bytes = logs.sync()
                 _save(state, scratch, key)
                 logs.write_timing({"step": steps, "seconds": time.perf_counter() - started})
-                if stop.requested and state.number < cfg.rounds:
+                if stop.requested:
                     note_kept(f"the co-training in {out} is kept as it is after round {state.number} of {cfg.rounds}")
                     raise KeyboardInterrupt
+        started = time.perf_counter()
         labels, clusters = _label_all(cfg, state, num_clips, embed)
         captions = {
             name: clusters[name].assign(encode_all(state.towers, clips.others, name))[1]
             for name in map(text_name, cfg.texts)
             if name in clusters
         }
+        logs.write_timing({"prepared": "labels", "seconds": time.perf_counter() - started})
         steps = _steps_a_round(cfg, num_clips) * cfg.rounds
         logs.write({"round": cfg.rounds, "step": steps, "together": labels.mutual_information()})
         logs.sync()
@@ -124,7 +128,8 @@ def _label_all(
     """The clusters of a last window by the trained towers, and those of all clips by them, some at a time."""
     rows = window_rows(num_clips, cfg.window, cfg.stride, cfg.seed, cfg.rounds)
     vectors = embed(rows, cfg.rounds)
-    clusters = cluster_window(vectors, cfg.coarse, cfg.fine, cfg.seed, _clusters_before(state))
+    before = _clusters_before(state)
+    clusters = before | cluster_window(vectors, cfg.coarse, cfg.fine, cfg.seed, before)
     if len(rows) == num_clips:
         return label(vectors, clusters), clusters
     blocks = (np.arange(start, min(start + len(rows), num_clips)) for start in range(0, num_clips, len(rows)))

@@ -220,7 +220,7 @@ class CostRow:
     train_s: float  # from the loaded model to the last step, with validation
     waited_s: float  # part of train_s in which training waited for a batch
     r1: dict[str, float]  # benchmark and language -> R@1 text to video
-    cotrain_s: float | None = None  # of the co-training that it starts from, which other arms may share
+    cotrain_s: float | None = None  # of the co-training that it starts from, with its cache; other arms may share it
 
 
 @dataclass(frozen=True)
@@ -285,7 +285,7 @@ class ProgressiveRow:
     clips: int  # that remain for training and validation
     texts: int
     curation_s: float  # core seconds of the stages before training
-    train_s: float  # wall seconds of training, mean over the seeds
+    train_s: float  # wall seconds of co-training, if any, and training, mean over the seeds
     unlike: list[str] = field(default_factory=list)  # how the protocol differs from that of the row before
     unlike_whole: list[str] = field(default_factory=list)  # how it differs from that of the first row
 

@@ -218,7 +218,7 @@ def _write_scores(path: Path, langs: tuple[str, ...], texts: TextColumns, done: 
     from m2raap.cotrain.captions import captions_of
     from m2raap.cotrain.consistency import cluster_pmi
 
-    of_clips = {name: fine_C for name, fine_C in done.labels.fine.items() if name not in done.captions}
+    of_clips = {name: fine_C for name, fine_C in done.labels.fine.items() if name not in map(text_name, langs)}
     ids: list[str] = []
     scores: dict[str, list[np.ndarray]] = {name: [] for name in of_clips}
     for lang in langs:

@@ -76,6 +76,10 @@ def test_terms_of_texts_that_are_kept_are_means_over_those_that_have_them() -> N
     rows = {"plain": plain, "clauses": clauses, "frame_caption": caption}
     terms = step_loss(dict.fromkeys(rows, 1.0), rows, kept_BK=kept).floats()
     assert terms == pytest.approx({"plain": (1 + 3 + 4 + 6 + 8) / 5, "clauses": (1.0 + 5.0) / 2, "frame_caption": 2.5})
+    weights = dict.fromkeys(rows, 1.0)
+    assert step_loss(weights, rows, kept_BK=torch.ones(4, 2)).floats() == pytest.approx(
+        step_loss(weights, rows).floats()
+    )
     none = step_loss({"clauses": 1.0}, {"clauses": clauses}, kept_BK=1 - (clauses > 0).float())
     assert float(none.total) == 0
 

@@ -149,6 +149,19 @@ def test_a_clip_without_a_modality_has_no_cluster_of_it() -> None:
             np.testing.assert_array_equal(clusters_N, getattr(labels, kind)[name])
 
 
+def test_centres_that_are_too_few_for_a_larger_window_start_anew() -> None:
+    rng = np.random.default_rng(0)
+    few, many = ({"sound": rng.normal(size=(count, 4)).astype(np.float32)} for count in (3, 200))
+    before = cluster_window(few, 8, 2, 0, {})
+    after = cluster_window(many, 8, 2, 0, before)
+    assert not after["sound"].continues(before["sound"])
+    np.testing.assert_array_equal(
+        after["sound"].centres.fine_CE, cluster_window(many, 8, 2, 0, {})["sound"].centres.fine_CE
+    )
+    again = cluster_window(many, 8, 2, 1, after)
+    assert again["sound"].continues(after["sound"]) and len(again["sound"].centres.fine_CE) == 16
+
+
 @pytest.mark.parametrize("present", [0, 1, 3])
 def test_a_modality_of_too_few_or_equal_clips_has_no_clusters(present: int) -> None:
     frames = np.random.default_rng(0).normal(size=(8, 5)).astype(np.float32)

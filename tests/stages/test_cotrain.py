@@ -20,6 +20,7 @@ from m2raap.adapt.config import AdaptConfig
 from m2raap.core.corpus import write_corpus
 from m2raap.core.engine import LocalEngine
 from m2raap.core.errors import M2raapError
+from m2raap.core.interrupt import take_notes
 from m2raap.core.runner import run_data_stage, run_stage
 from m2raap.core.scores import PAIR_SIGNALS
 from m2raap.core.split import read_splits
@@ -108,6 +109,24 @@ def test_a_killed_run_ends_in_the_same_bytes(
     assert files(tmp_path / "cotrain") == files(undisturbed)
     with pytest.raises(M2raapError, match=r"cotrain\.seed|seed"):
         stage(tiny_dir, seed=5).run(StepInputs(view, tmp_path / "cotrain", LocalEngine(1)))
+
+
+def test_ctrl_c_in_the_last_round_ends_the_command_too(
+    undisturbed: Path, view: View, tiny_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = rounds._round
+
+    def last(cfg: CotrainConfig, state: Any, *args: Any) -> int:
+        args[-1].requested = state.number == cfg.rounds - 1
+        return real(cfg, state, *args)
+
+    monkeypatch.setattr(rounds, "_round", last)
+    with pytest.raises(KeyboardInterrupt):
+        stage(tiny_dir).run(StepInputs(view, tmp_path / "cotrain", LocalEngine(1)))
+    assert "after round 3 of 3" in take_notes()
+    monkeypatch.setattr(rounds, "_round", lambda *_: pytest.fail("it trains"))
+    assert stage(tiny_dir).run(StepInputs(view, tmp_path / "cotrain", LocalEngine(1)))
+    assert files(tmp_path / "cotrain") == files(undisturbed)
 
 
 def test_captions_are_a_modality_and_each_gets_a_score(small_world: Path, tiny_dir: Path, tmp_path: Path) -> None:
