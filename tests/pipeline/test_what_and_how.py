@@ -47,7 +47,7 @@ BASES: dict[str, list[dict[str, Any]]] = {
             for name in ("mug", "caption_guided_mug", "fine")
         ),
     ],
-    "cotrain": [{"temporal": {"name": name}} for name in ("mean", "seqtransf", "stan", "adapter", "message")],
+    "cotrain": [{"temporal": {"name": name}} for name in ("seqtransf", "stan")],
     "embed": [
         {},
         {"captions": True, "rerank": {}},
