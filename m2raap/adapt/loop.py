@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import os
 import shutil
 import time
 from collections.abc import Iterator
@@ -39,6 +38,7 @@ from m2raap.adapt.step import PRECISION, gradients
 from m2raap.adapt.validate import ValScores, validate
 from m2raap.core.config import result_settings
 from m2raap.core.errors import M2raapError
+from m2raap.core.files import replaced_folder
 from m2raap.core.interrupt import StopRequest, note_kept
 from m2raap.core.scores import PAIR_SIGNALS
 
@@ -308,11 +308,8 @@ def _write_model(state: TrainState, result: AdaptResult) -> None:
     if state.cfg.lora is not None:
         merge_lora(state.model)
     made_from = {"adapt": result_settings(state.cfg), "steps": result.steps, "kept_step": result.kept_step}
-    temp = state.out / "model.tmp"
-    shutil.rmtree(temp, ignore_errors=True)
-    state.model.save(temp, made_from)
-    shutil.rmtree(result.model_dir, ignore_errors=True)
-    os.replace(temp, result.model_dir)
+    with replaced_folder(result.model_dir) as temp:
+        state.model.save(temp, made_from)
     shutil.rmtree(state.out / "scratch")
 
 

@@ -87,18 +87,17 @@ def coarse_to_fine(
     """`coarse` clusters, each divided into `fine` ones, or into as many as it has vectors.
 
     An assignment compares a vector with coarse + fine centres in place of coarse x fine. `start`: clusters of before, whose
-    centres are the first guess, so that numbers keep their meaning; it keeps the number of fine clusters of each coarse one.
+    centres are the first guess, so that numbers keep their meaning; it keeps the number of fine clusters of each coarse one. It
+    is not read where it has more or fewer coarse clusters than will come out.
     """
+    if start and len(start.coarse_CE) != min(coarse, len(vectors_NE)):
+        start = None
     coarse_CE = spherical_kmeans(vectors_NE, coarse, seed, iterations, start.coarse_CE if start else None)
     coarse_N = nearest_centres(vectors_NE, coarse_CE)
     parts: list[np.ndarray] = []
     for cluster in range(len(coarse_CE)):
         rows = np.flatnonzero(coarse_N == cluster)
-        before = (
-            start.fine_CE[slice(*start.first[cluster : cluster + 2])]
-            if start and cluster < len(start.first) - 1
-            else None
-        )
+        before = start.fine_CE[slice(*start.first[cluster : cluster + 2])] if start else None
         count = len(before) if before is not None else fine
         if len(rows) < count and before is not None:
             parts.append(before)  # too few vectors to move the centres of before

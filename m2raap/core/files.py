@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import socket
 import stat
 from collections.abc import Iterator
@@ -55,6 +56,17 @@ def remove_drafts(folder: Path) -> None:
         for name in names:
             if _DRAFT.fullmatch(name):
                 Path(home, name).unlink(missing_ok=True)
+
+
+@contextmanager
+def replaced_folder(folder: Path) -> Iterator[Path]:
+    """A new folder to write into, which takes the place of `folder`, whole, where the block ends without an error."""
+    temp = folder.with_name(f"{folder.name}.tmp")
+    shutil.rmtree(temp, ignore_errors=True)
+    temp.mkdir()
+    yield temp
+    shutil.rmtree(folder, ignore_errors=True)
+    os.replace(temp, folder)
 
 
 def write_error(path: Path, error: OSError) -> M2raapError:

@@ -90,8 +90,6 @@ def cluster_window(
             continue
         mean_E = vectors_NE.mean(0)
         start = before[name].centres if name in before else None
-        if start is not None and len(start.coarse_CE) != min(coarse, len(vectors_NE)):
-            start = None
         clusters[name] = ModalityClusters(
             mean_E, coarse_to_fine(centred(vectors_NE, mean_E), coarse, fine, seed, start=start)
         )

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from pathlib import Path
 
 import torch
@@ -15,6 +13,7 @@ from m2raap.adapt.config import AdaptConfig
 from m2raap.adapt.optim import choose_trained, parameter_groups
 from m2raap.adapt.sense_towers import SIZE, new_tower
 from m2raap.core.errors import M2raapError
+from m2raap.core.files import replaced_folder
 from m2raap.cotrain.config import CotrainConfig
 from m2raap.cotrain.heads import Heads
 from m2raap.models.families import load_backbone
@@ -39,14 +38,11 @@ class Towers(nn.Module):
 
     def save(self, folder: Path) -> None:
         """Writes the folder as a whole or not at all."""
-        temp = folder.with_name(f"{folder.name}.tmp")
-        shutil.rmtree(temp, ignore_errors=True)
-        self.clip.save(temp / "model")
-        (temp / BACKBONE).write_text(self.clip.backbone.digest)
         weights = {name: value.detach().cpu().contiguous().clone() for name, value in self.others.state_dict().items()}
-        save_weights(weights, temp / OTHERS)
-        shutil.rmtree(folder, ignore_errors=True)
-        os.replace(temp, folder)
+        with replaced_folder(folder) as temp:
+            self.clip.save(temp / "model")
+            (temp / BACKBONE).write_text(self.clip.backbone.digest)
+            save_weights(weights, temp / OTHERS)
 
 
 def new_towers(cfg: CotrainConfig) -> Towers:

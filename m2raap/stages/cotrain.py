@@ -3,7 +3,6 @@ which adapt starts, and what the clusters say of each clip."""
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,8 +14,8 @@ import numpy as np
 
 from m2raap.core import talk
 from m2raap.core.config import digest
-from m2raap.core.engine import Engine, map_networks, torch_threads
-from m2raap.core.files import files_below, open_atomic
+from m2raap.core.engine import Engine, device, map_networks, torch_threads
+from m2raap.core.files import files_below, open_atomic, replaced_folder
 from m2raap.core.folder import plan_of
 from m2raap.core.records import ModelJson, Plan, read_record
 from m2raap.core.scores import PAIR_SIGNALS
@@ -67,14 +66,14 @@ class CotrainStage(SingleStage[CotrainConfig]):
 
     def run(self, step: StepInputs) -> bool:
         def work(target: Path) -> StageOutput:
-            # The model is written last: this one was finished by a run that ended before it wrote its manifest.
-            if not (target / "model" / "model.json").exists():
+            files = ["train.jsonl", CLUSTERS, *([PAIR_SIGNALS] if self.writes_signals else [])]
+            # The model is written last: a run that has all may have ended before it wrote its manifest.
+            if not all((target / name).exists() for name in ("model/model.json", *files)):
                 caches = step.caches or target / "scratch" / "cache"
                 _cotrain(self.cfg, self.shared, step.view, target, caches, step.engine)
             shutil.rmtree(target / "scratch", ignore_errors=True)
             model_json = read_record(ModelJson, target / "model" / "model.json")
-            files = [*files_below(target, "model"), "train.jsonl", CLUSTERS]
-            files += [PAIR_SIGNALS] if self.writes_signals else []
+            files = [*files_below(target, "model"), *files]
             return StageOutput(files, model_json["made_from"]["counts"], {"model": model_json["digest"]})
 
         return run_single_stage(
@@ -138,10 +137,8 @@ def _cotrain(cfg: CotrainConfig, shared: Shared, view: View, target: Path, cache
         _write_scores(target / PAIR_SIGNALS, cfg.texts, source.text_columns(), done)
     done.towers.clip.eval()
     counts = {"clips": source.num_clips, "steps": done.steps, **counts}
-    temp = target / "scratch" / "model"
-    shutil.rmtree(temp, ignore_errors=True)
-    done.towers.clip.save(temp, {"cotrain": cfg.model_dump(mode="json"), "counts": counts})
-    os.replace(temp, target / "model")
+    with replaced_folder(target / "model") as temp:
+        done.towers.clip.save(temp, {"cotrain": cfg.model_dump(mode="json"), "counts": counts})
 
 
 def _source(view: View, shared: Shared, tables: Path) -> ViewSource:
@@ -154,7 +151,6 @@ def _write_others(cfg: CotrainConfig, view: View, source: ViewSource, others: Pa
     """Writes what clips hold beside their frames into a folder. `data`: digest of what is read."""
     import torch
 
-    from m2raap.core.engine import device
     from m2raap.cotrain.captions import write_texts
     from m2raap.stages.embedder import encode_texts, load_model
     from m2raap.stages.senses import write_once, write_senses
@@ -193,7 +189,6 @@ def _embed(share: _Share) -> dict[str, np.ndarray]:
 def _opened(
     cfg: CotrainConfig, shared: Shared, view: View, scratch: Path, caches: Path, number: int
 ) -> tuple[Towers, Clips]:
-    from m2raap.core.engine import device
     from m2raap.cotrain.model import load_towers
     from m2raap.cotrain.rounds import round_folder
 

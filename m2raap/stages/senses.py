@@ -6,7 +6,6 @@ C clips.
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,7 +14,7 @@ import numpy as np
 from m2raap.adapt.modalities import NO_ROW
 from m2raap.adapt.sense_towers import SHAPES
 from m2raap.core.errors import M2raapError
-from m2raap.core.files import read_regular
+from m2raap.core.files import read_regular, replaced_folder
 from m2raap.core.signed import part_key, read_manifest
 from m2raap.core.strings import Strings
 from m2raap.core.tables import read_columns
@@ -24,15 +23,12 @@ from m2raap.core.view import View
 
 def write_once(folder: Path, key: str, write: Callable[[Path], None]) -> None:
     """Writes a folder as a whole by `write`, which is given where to; nothing where it is there already with this key."""
-    temp, key_path = folder.with_name(f"{folder.name}.tmp"), folder / "key"
+    key_path = folder / "key"
     if key_path.is_file() and read_regular(key_path, len(key) + 1) == key.encode():
         return
-    for path in (folder, temp):
-        shutil.rmtree(path, ignore_errors=True)
-    temp.mkdir()
-    write(temp)
-    (temp / "key").write_text(key)
-    os.replace(temp, folder)
+    with replaced_folder(folder) as temp:
+        write(temp)
+        (temp / "key").write_text(key)
 
 
 def write_senses(

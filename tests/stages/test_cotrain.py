@@ -208,6 +208,16 @@ def test_too_many_vision_layers_are_named(view: View, tiny_dir: Path, tmp_path: 
         stage(tiny_dir, train_vision_layers=99).run(StepInputs(view, tmp_path / "cotrain", LocalEngine(1)))
 
 
+def test_a_cache_that_the_disk_has_no_room_for_is_left_out_by_a_key_of_cotrain(
+    view: View, tiny_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = type("Usage", (), {"free": 0})
+    monkeypatch.setattr("m2raap.adapt.prefix_cache.shutil.disk_usage", lambda _: full)
+    with pytest.raises(M2raapError, match=r"set cotrain\.cache_limit_gb=1e-06"):
+        stage(tiny_dir).run(StepInputs(view, tmp_path / "cotrain", LocalEngine(1)))
+    assert stage(tiny_dir, cache_limit_gb=1e-6, rounds=1).run(StepInputs(view, tmp_path / "without", LocalEngine(1)))
+
+
 def test_vision_layers_that_learn_share_the_cache_of_those_before(view: View, tiny_dir: Path, tmp_path: Path) -> None:
     caches = tmp_path / "caches"
     inputs = StepInputs(view, tmp_path / "cotrain", LocalEngine(1), caches=caches)
