@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -18,6 +18,8 @@ from typing import Any
 from m2raap.core import tombstones
 from m2raap.core.errors import M2raapError
 from m2raap.core.files import read_object, write_atomic, write_json
+from m2raap.core.listed_signals import TABLE as SIGNALS
+from m2raap.core.listed_signals import SignalRows, write_signals
 from m2raap.core.lock import FILE as LOCK_FILE
 from m2raap.core.lock import locked
 from m2raap.core.replace import DRAFT, draft_of
@@ -32,7 +34,7 @@ SPLITS = ("train", "val", "test")
 SCORES = "scores.parquet"
 # A marker: an import has written videos into this folder, and no manifest names them yet.
 _IMPORTING = ".m2raap-importing"
-TABLES = ("clips", "texts", "missing", "dropped")
+TABLES = ("clips", "texts", "missing", "dropped", SIGNALS)
 _IMPORT_FOLDERS = ("videos", "split")
 _CORPUS_NAMES = (*TABLES, *_IMPORT_FOLDERS, SCORES, tombstones.FILE, LOCK_FILE, DRAFT, _IMPORTING)
 
@@ -72,21 +74,25 @@ def write_corpus(
     num_parts: int | None = None,
     missing: Iterable[Row] = (),
     dropped: Iterable[Row] = (),
+    signals: SignalRows = (),
+    signal_columns: Mapping[str, str] | None = None,
 ) -> Corpus:
     """Writes clips and texts as a corpus folder and opens it.
 
     `missing` holds rows of the clips whose file is absent, with the columns of `dropped`; these clips stay in the corpus.
-    `dropped` holds rows of what an importer refused, under ids that no clip has. Clips that were forgotten
-    (core/tombstones.py) are left out. A corpus that is there already stays until the new one is whole. Raises M2raapError for
-    an empty corpus, a duplicate id, a text whose clip is absent, an unknown language or split, a folder that holds something
-    other than a corpus, or a corpus with other content that may not be replaced (core/replace.py).
+    `dropped` holds rows of what an importer refused, under ids that no clip has. `signals`: what the list says of its clips, a
+    row a clip, or a function of (part, number of parts) that gives the rows of one part; `signal_columns`: name -> kind, as in
+    signal_schema. Clips that were forgotten (core/tombstones.py) are left out. A corpus that is there already stays until the
+    new one is whole. Raises M2raapError for an empty corpus, a duplicate id, a text or signals whose clip is absent, an unknown
+    language or split, a folder that holds something other than a corpus, or a corpus with other content that may not be
+    replaced (core/replace.py).
     """
     tables = {"clips": list(clips), "texts": list(texts), "missing": list(missing), "dropped": list(dropped)}
     _check_rows(tables["clips"], tables["texts"])
     with locked(path, written=(*TABLES, "manifest.json", tombstones.FILE, SCORES, DRAFT)):
         _refuse_other(path)
         with draft_of(path, TABLES, (SCORES,)) as draft:
-            _write(path, draft, tables, video_root, source, benchmark, num_parts)
+            _write(path, draft, tables, (signals, signal_columns), video_root, source, benchmark, num_parts)
         remember_video_root(path, video_root)
     return open_corpus(path)
 
@@ -95,6 +101,7 @@ def _write(
     path: Path,
     draft: Path,
     tables: dict[str, list[Row]],
+    signals: tuple[SignalRows, Mapping[str, str] | None],
     video_root: Path,
     source: dict[str, Any],
     benchmark: str | None,
@@ -119,6 +126,9 @@ def _write(
         for part, rows_of_part in enumerate(parts):
             if rows_of_part or table in ("clips", "texts"):
                 files[part_key(table, part)] = write_part(draft, table, part, rows_of_part)
+        if table == "clips" and signals[1] is not None:
+            ids = [{row["clip_id"] for row in rows_of_part} for rows_of_part in parts]
+            files |= write_signals(draft, signals[0], signals[1], ids, left_out)
     manifest: dict[str, Any] = {
         "kind": "corpus",
         "schema_version": SCHEMA_VERSION,

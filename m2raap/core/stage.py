@@ -200,7 +200,7 @@ class DataStage(Stage[C]):
         return {}
 
     def signal_columns(self) -> dict[str, str]:
-        """Name -> float | int | str | bool | bytes of the columns that `score` writes."""
+        """Name -> float | int | str | bool | bytes | strs | floats of the columns that `score` writes."""
         raise NotImplementedError  # abstract: every stage states its columns
 
     def video_digest(self, clip: Clip, view: View, videos: VideoDigests) -> str:

@@ -160,7 +160,10 @@ SCHEMAS: dict[str, pa.Schema] = {
     "dropped": DROPPED,
     "missing": DROPPED,
 }
-_SIGNAL_TYPES = {"float": pa.float64(), "int": pa.int64(), "str": pa.string(), "bool": pa.bool_(), "bytes": pa.binary()}
+_SIGNAL_TYPES: dict[str, pa.DataType] = {
+    "float": pa.float64(), "int": pa.int64(), "str": pa.string(), "bool": pa.bool_(), "bytes": pa.binary(),
+    "strs": pa.list_(pa.string()), "floats": pa.list_(pa.float64()),
+}  # fmt: skip
 # A JPEG does not shrink, and frames are most of the bytes.
 _COMPRESSION = {"frames": "none"}
 FRAMES_A_GROUP = 8  # clips in a row group: reading one clip's pictures reads about 2 MB (core.frames)
@@ -183,7 +186,8 @@ def row_key(row: Mapping[str, Any]) -> str:
 
 
 def signal_schema(columns: dict[str, str]) -> pa.Schema:
-    """Schema of a stage's `signals` or `verdicts`: clip_id, text_id (null: a row of the clip), then one column for each score."""
+    """Schema of a stage's or corpus's `signals`, or of `verdicts`: clip_id, text_id (null: a row of the clip), then one column
+    for each score, of a kind of _SIGNAL_TYPES: float, int, str, bool, bytes, strs or floats."""
     fields = [("clip_id", pa.string()), ("text_id", pa.string())]
     return pa.schema(fields + [(name, _SIGNAL_TYPES[kind]) for name, kind in sorted(columns.items())])
 
@@ -242,6 +246,17 @@ def part_settings(path: Path) -> str | None:
     """The digest of the settings with which a part was made; None where it has none. Raises M2raapError for a damaged file."""
     try:
         return ((pq.read_schema(path).metadata or {}).get(_SETTINGS_KEY) or b"").decode() or None
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise damaged(path, error) from None
+
+
+def part_schema(path: Path) -> pa.Schema:
+    """The columns of a part of signals, which the part alone tells. Raises M2raapError for a damaged file."""
+    try:
+        fields = pq.read_schema(path).remove_metadata()
+        # Parquet calls the items of a list by another name than Arrow does, and the name is in the bytes of a part.
+        lists = {field.name: pa.list_(field.type.value_type) for field in fields if pa.types.is_list(field.type)}
+        return pa.schema([(field.name, lists.get(field.name, field.type)) for field in fields])
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise damaged(path, error) from None
 

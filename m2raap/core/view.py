@@ -155,9 +155,9 @@ class View:
         return {row["clip_id"]: row for row in rows if row["clip_id"] in clip_ids}
 
     def _signals(self, index: int) -> dict[str, Row]:
-        """clip_id or text_id -> the columns of all folders, the later ones over the earlier."""
+        """clip_id or text_id -> the columns of the corpus and all folders, the later ones over the earlier."""
         signals: dict[str, Row] = {}
-        for folder in self.folders:
+        for folder in (self.corpus_path, *self.folders):
             for table in ("signals", "verdicts"):
                 for row in read_part(folder, table, index):
                     key = row_key(row)

@@ -19,11 +19,12 @@ from m2raap.core import tombstones
 from m2raap.core.corpus import SCORES, TABLES, Corpus, missing_counts, open_corpus
 from m2raap.core.errors import UNREADABLE, M2raapError
 from m2raap.core.files import inside, read_object, remove_drafts, write_json
+from m2raap.core.listed_signals import TABLE as SIGNALS
 from m2raap.core.lock import locked
 from m2raap.core.records import Plan, StageManifest, as_record, read_record
 from m2raap.core.replace import DRAFT
 from m2raap.core.signed import FORGETTING, digest_of, read_manifest, signed_path, verify_files
-from m2raap.core.tables import Row, read_part, write_part, write_table
+from m2raap.core.tables import Row, part_schema, read_part, write_part, write_table
 from m2raap.core.tombstones import Tombstones, sha256
 from m2raap.curate.llm.cache import FILE as ANSWERS
 from m2raap.curate.llm.cache import Cache
@@ -194,7 +195,8 @@ def _remove_from(plan: _Plan) -> None:
         if kept or table in ("clips", "texts"):
             # A part that an interrupted forget rewrote has no such row left, and its digest differs from the manifest.
             is_same = kept == rows and FORGETTING not in manifest
-            files[key] = digest if is_same else write_part(path, table, int(part), kept)
+            schema = part_schema(signed_path(path, key)) if table == SIGNALS else None
+            files[key] = digest if is_same else write_part(path, table, int(part), kept, schema)
         else:
             signed_path(path, key).unlink(missing_ok=True)
     _remove_scores(path / SCORES, forgotten)

@@ -80,6 +80,11 @@ def _story(view: View, clip_id: str, folders: list[tuple[str, Path]]) -> dict[st
     texts = {row["text_id"]: row for row in read_clip(view.corpus_path, "texts", index, clip_id)}
     story: dict[str, Any] = {"clip": _plain(clip), "texts": [_plain(row) for row in texts.values()], "stages": []}
     known: dict[str, Row] = {}
+    for row in read_clip(
+        view.corpus_path, "signals", index, clip_id
+    ):  # what the imported list says of the clip: one row
+        known[clip_id] = _plain(row)
+        story["signals"] = [known[clip_id]]
     drops: dict[str, Row] = {}
     missing: list[str] = []
     for label, folder in folders:
@@ -148,13 +153,10 @@ def tell(story: dict[str, Any]) -> list[str]:
     clip = story["clip"]
     lines = [f"clip {clip['clip_id']}: {clip['video']}, split {clip['split']}"]
     lines += [f"  {text['text_id']} ({text['lang']}, {text['origin']}): {text['text']}" for text in story["texts"]]
+    lines += _signal_lines(story.get("signals", []))
     for chapter in story["stages"]:
         lines.append(chapter["stage"])
-        for row in [*chapter.get("signals", []), *chapter.get("verdicts", [])]:
-            name = row.get("text_id") or "clip"
-            columns = {k: v for k, v in row.items() if k not in ("clip_id", "text_id", "text_key", "dim")}
-            if columns:
-                lines.append(f"  {name}: " + ", ".join(f"{k} {_short(v)}" for k, v in columns.items()))
+        lines += _signal_lines([*chapter.get("signals", []), *chapter.get("verdicts", [])])
         lines += _rule_lines(chapter["rules"])
         for row in chapter.get("frames", []):
             picks = zip(row["times_s"], row["shots"], row["why"], strict=True)
@@ -177,6 +179,16 @@ def tell(story: dict[str, Any]) -> list[str]:
             f"stale, made from other content than their inputs have today: {', '.join(stale)}; run it again with --force"
         )
     return lines + note + _fate_lines(story["fate"])
+
+
+def _signal_lines(rows: list[Row]) -> list[str]:
+    lines = []
+    for row in rows:
+        columns = {k: v for k, v in row.items() if k not in ("clip_id", "text_id", "text_key", "dim")}
+        if columns:
+            name = row.get("text_id") or "clip"
+            lines.append(f"  {name}: " + ", ".join(f"{k} {_short(v)}" for k, v in columns.items()))
+    return lines
 
 
 def _rule_lines(rules: list[Row]) -> list[str]:
