@@ -18,7 +18,7 @@ from typing import Any
 import typer
 from typer.core import TyperCommand
 
-from m2raap.cli import data, evaluate, inspect, model, recipe, report, run, search, stages
+from m2raap.cli import annotate, data, evaluate, inspect, model, recipe, report, run, search, stages
 from m2raap.core import extension, interrupt, talk
 from m2raap.core.errors import M2raapError
 
@@ -67,9 +67,10 @@ class _Command(TyperCommand):
 
 for command in (run, stages, evaluate, inspect):
     command.register(app)
-for group in (data, model, recipe, report, search):
+GROUPS = (annotate, data, model, recipe, report, search)
+for group in GROUPS:
     app.add_typer(group.app, name=group.__name__.rpartition(".")[2])
-for each in (app, *(group.app for group in (data, model, recipe, report, search))):
+for each in (app, *(group.app for group in GROUPS)):
     for registered in each.registered_commands:
         registered.cls = _Command
 

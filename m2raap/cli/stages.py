@@ -28,7 +28,7 @@ ArmOption = Annotated[str | None, typer.Option("--arm", help="the arm of the rec
 def register(app: typer.Typer) -> None:
     """Adds a command for every stage of the table, except evaluate and report, which other modules add."""
     written_out: dict[str, Callable[..., None] | None] = {
-        "adapt": adapt, "cotrain": cotrain, "embed": embed, "evaluate": None, "report": None,
+        "adapt": adapt, "annotate": None, "cotrain": cotrain, "embed": embed, "evaluate": None, "report": None,
     }  # fmt: skip
     for name in stages.STAGES:
         if command := written_out.get(name, data_stage_command(name)):
@@ -84,7 +84,7 @@ def data_stage_command(name: str) -> Callable[..., None]:
             step = StepInputs(view, out, mapped, scores=tuple(scores or ()), **how)
             finished = run_stage(stage, step)
         if finished:
-            _show_counts(out, as_json)
+            show_counts(out, as_json)
 
     return command
 
@@ -102,7 +102,7 @@ def _refuse_without_needs(stage: Stage[Any], view: View, corpus: Path) -> None:
             )
 
 
-def _show_counts(folder: Path, as_json: bool) -> None:
+def show_counts(folder: Path, as_json: bool) -> None:
     from m2raap.core.signed import read_manifest
 
     counts = read_manifest(folder)["counts"]
@@ -139,7 +139,7 @@ def adapt(
     _refuse_without_needs(stage, view, corpus)
     warn_of_drawings(loaded.backbone.model, view)
     stage.run_on(view, out, force, start=begin)
-    _show_counts(out, as_json)
+    show_counts(out, as_json)
 
 
 def cotrain(
@@ -167,7 +167,7 @@ def cotrain(
     warn_of_drawings(loaded.backbone.model, view)
     with options.open_engine(engine, workers, devices) as mapped:
         stage.run(StepInputs(view, out, mapped, force=force))
-    _show_counts(out, as_json)
+    show_counts(out, as_json)
 
 
 def embed(
@@ -202,9 +202,9 @@ def embed(
     with options.open_engine(engine, workers, devices) as mapped:
         if is_folder:
             embed_folder(corpus, loaded.keyframes, chosen, out, mapped, force)
-            _show_counts(out / "vectors", as_json)
+            show_counts(out / "vectors", as_json)
             return
         view, stage = _open(corpus, loaded, None), EmbedStage(loaded.embed, loaded.shared)
         finished = stage.run_on(view, chosen, out, force, mapped, share)
     if finished:
-        _show_counts(out, as_json)
+        show_counts(out, as_json)

@@ -76,11 +76,13 @@ class Plan(TypedDict):
 
 
 class DoneRecord(TypedDict):
-    """done/score-*.json and done/apply-*.json: one part in one phase. `clips`: the digest of each clip's input (score)."""
+    """done/score-*.json and done/apply-*.json: one part in one phase. `clips`: the digest of each clip's input (score); `made`: of
+    what the stage made before its parts."""
 
     key: str
     settings: str
     clips: NotRequired[Digests]
+    made: NotRequired[str]
     files: Digests
     counts: NotRequired[dict[str, Count]]
 

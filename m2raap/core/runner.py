@@ -81,7 +81,8 @@ def run_data_stage(
             return True
         plan = plan_digest(folder)
         parts = [part for part in range(view.num_parts) if part % share[1] == share[0] - 1]
-        tasks = [PartTask(stage, view, folder, part, settings, plan) for part in parts]
+        made = stage.before_parts(view, engine, alone)
+        tasks = [PartTask(stage, view, folder, part, settings, plan, made=made) for part in parts]
         spent = stage.spent()
         if num_open := _score(stage, tasks, engine, folder):
             raise BudgetSpent(f"{folder}: {stage.summary(spent, {}, num_open)}")
@@ -125,6 +126,7 @@ def _finish(stage: DataStage[Any], view: View, folder: Path, settings: dict[str,
             counts += Counts.from_dict(record.get("counts", {}))
     if stage.reduces:
         files["decisions.json"] = file_sha256(folder / "decisions.json")
+    files |= {name: file_sha256(folder / name) for name in stage.more_files()}
     if not counts.balanced():
         raise M2raapError(
             f"{folder}: not every row is accounted for ({counts.to_dict()}); this is a bug in the stage '{stage.name}', and no "

@@ -195,6 +195,15 @@ class DataStage(Stage[C]):
         """The view as the stage reads it; a stage that reads users' scores adds them."""
         return view
 
+    def before_parts(self, view: View, engine: Engine, alone: bool) -> str:
+        """Makes, in `folder`, what `score` reads besides its part; returns its digest, "" where there is none. `alone`: whether no
+        other share of the stage runs. Where a run is resumed, it is called again."""
+        return ""
+
+    def more_files(self) -> list[str]:
+        """The files in `folder`, besides tables, that the manifest names."""
+        return []
+
     def more_verdict_columns(self, view: View) -> dict[str, str]:
         """Further columns of `verdicts`, which depend on the scores that the user supplies."""
         return {}

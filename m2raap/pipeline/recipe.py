@@ -11,6 +11,7 @@ from pydantic import Field, field_validator, model_validator
 
 from m2raap import stages
 from m2raap.adapt.config import AdaptConfig
+from m2raap.annotate.config import AnnotateConfig
 from m2raap.core import talk
 from m2raap.core.config import Config, build, merge, parse_assignments, read_yaml, set_keys, suggestion
 from m2raap.core.errors import UsageError
@@ -77,6 +78,9 @@ class Recipe(Config):
     keyframes: KeyframesConfig = Field(default_factory=KeyframesConfig, description="How key-frames are chosen.")
     align: AlignConfig = Field(
         default_factory=AlignConfig, description="Rules that drop clips and texts by their frames."
+    )
+    annotate: AnnotateConfig = Field(
+        default_factory=AnnotateConfig, description="Tags of clips by a tagger that is trained on the corpus, or given."
     )
     caption: CaptionConfig = Field(default_factory=CaptionConfig, description="Auxiliary captions of key-frames.")
     rewrite: RewriteConfig = Field(

@@ -21,6 +21,7 @@ STAGES: dict[str, str] = {
     "filter": "m2raap.stages.filter:FilterStage",
     "keyframes": "m2raap.stages.keyframes:KeyframesStage",
     "align": "m2raap.stages.align:AlignStage",
+    "annotate": "m2raap.stages.annotate:AnnotateStage",
     "caption": "m2raap.stages.caption:CaptionStage",
     "rewrite": "m2raap.stages.rewrite:RewriteStage",
     "cotrain": "m2raap.stages.cotrain:CotrainStage",

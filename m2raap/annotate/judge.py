@@ -1,0 +1,112 @@
+"""How good a fitted tagger is, on clips that it has not seen: for all tags, for each label, and for its probabilities."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from m2raap.annotate.calibration import Bins, counted
+from m2raap.annotate.label_set import LabelSet
+from m2raap.annotate.metrics import Judgement, draws_of, gap, hit_at_1, interval, label_ap, perr
+from m2raap.annotate.phases import Task, vectors_of
+from m2raap.annotate.shards import read_shard
+from m2raap.core.engine import device
+from m2raap.core.exports import neutral
+from m2raap.core.files import write_atomic
+
+MOST_CLIPS = 10_000  # of a member, by which each label is scored
+DRAWS = 100
+
+
+@dataclass(frozen=True)
+class LabelScore:
+    """The average precision of a label on unseen clips, its middle 95% over clips drawn again, and how many of them have it."""
+
+    ap: float
+    low: float
+    high: float
+    clips: int
+
+
+def pair_bins(task: Task) -> Bins:
+    """The pairs of a val clip of a shard and a label, by their log-odds."""
+    job = task.job
+    torch.set_num_threads(1)
+    shared, shard = job.load_shared(task.shared_path), task.shard()
+    rows = shard.rows(task.member, job.cfg.folds, "val")
+    z_NH = torch.from_numpy(vectors_of(shared, shard, rows)).to(device())
+    total = counted(np.zeros((0, 0)), np.zeros((0, 0), bool))
+    for group, labels in enumerate(job.groups):
+        total = total + counted(_log_odds(task, group, z_NH), shard.truth(rows, labels))
+    return total
+
+
+@torch.no_grad()
+def _log_odds(task: Task, group: int, z_NH: torch.Tensor) -> np.ndarray:
+    """(N, L) log p / (1 - p) of a group's labels."""
+    job = task.job
+    yes_LN, no_LN = job.load_heads(job.heads(task.member, task.round, group), job.groups[group]).log_odds(z_NH)
+    return (yes_LN - no_LN).T.cpu().numpy()
+
+
+@dataclass(frozen=True)
+class LabelTask:
+    """A group of labels, to be scored by the chosen rounds of all members."""
+
+    members: tuple[Task, ...]
+    group: int
+
+
+def label_scores(task: LabelTask) -> list[LabelScore]:
+    """The score of each label of a group, on at most MOST_CLIPS unseen clips of each member."""
+    torch.set_num_threads(1)
+    odds, truth = [], []
+    job = task.members[0].job
+    labels = job.groups[task.group]
+    for member in task.members:
+        shared, left = job.load_shared(member.shared_path), MOST_CLIPS
+        for index in range(job.num_shards):
+            shard = read_shard(job.shard(index))
+            rows = shard.rows(member.member, job.cfg.folds, "unseen")[:left]
+            left -= len(rows)
+            odds.append(_log_odds(member, task.group, torch.from_numpy(vectors_of(shared, shard, rows)).to(device())))
+            truth.append(shard.truth(rows, labels))
+    odds_NL, truth_NL = np.concatenate(odds), np.concatenate(truth)
+    draws = draws_of(len(odds_NL), job.cfg.seed, DRAWS)
+    values = [label_ap(odds_NL[:, place], truth_NL[:, place], draws) for place in range(len(labels))]
+    return [LabelScore(*value, int(truth_NL[:, place].sum())) for place, value in enumerate(values)]
+
+
+def summary(unseen: Judgement, scores: Sequence[LabelScore], seed: int) -> dict[str, Any]:
+    """The metrics of tagger.json, each with its middle 95% over clips drawn again."""
+    draws = draws_of(len(unseen.p_NT), seed, DRAWS)
+    with_value = [score.ap for score in scores if not math.isnan(score.ap)]
+    values = {
+        "unseen_clips": len(unseen.p_NT),
+        "gap": gap(unseen),
+        "gap_95": list(interval([gap(unseen, row) for row in draws])),
+        "map": float(np.mean(with_value)) if with_value else 0.0,
+        "map_labels": len(with_value),
+        "hit_at_1": hit_at_1(unseen),
+        "perr": perr(unseen),
+    }
+    return {name: None if isinstance(value, float) and math.isnan(value) else value for name, value in values.items()}
+
+
+def write_label_table(path: Path, labels: LabelSet, scores: Sequence[LabelScore]) -> None:
+    """labels.csv: label, clips, ap and its interval, unseen clips."""
+    sink = io.StringIO()
+    writer = csv.writer(sink)
+    writer.writerow(["label", "clips", "ap", "ap_low", "ap_high", "unseen_clips"])
+    for name, clips, score in zip(labels.names_L, labels.clips_L, scores, strict=True):
+        numbers = ["" if math.isnan(value) else f"{value:.4f}" for value in (score.ap, score.low, score.high)]
+        writer.writerow([neutral(name), clips, *numbers, score.clips])
+    write_atomic(path, sink.getvalue().encode())

@@ -1,0 +1,203 @@
+"""annotate: the tags of clips, by a tagger over frame vectors that align, embed or an import has stored; no picture is encoded.
+
+The tagger is given, or fitted first, on the clips of the view. A clip that it was fitted on gets its tags from the member that
+has not seen it, so that a wrong caption cannot vouch for itself.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from m2raap.annotate.config import AnnotateConfig
+from m2raap.annotate.fit import fit
+from m2raap.annotate.label_words import words_of
+from m2raap.annotate.shards import fold_of
+from m2raap.annotate.tagger import TAGGER, Tagger, open_tagger
+from m2raap.core import talk
+from m2raap.core.config import result_settings
+from m2raap.core.engine import Engine
+from m2raap.core.errors import M2raapError
+from m2raap.core.files import files_below
+from m2raap.core.folder import plan_of
+from m2raap.core.records import Plan
+from m2raap.core.stage import DataStage, Judged, Signals, SingleStage, StepInputs, Tables
+from m2raap.core.tables import Row
+from m2raap.core.view import Part, View
+from m2raap.core.whole import StageOutput, run_single_stage
+from m2raap.curate.refusal import Drop, Refusal
+from m2raap.stages.annotate_inputs import DIM, VECTORS, frame_vectors, source_digest, vectors_made_with, write_inputs
+
+FOLDER = "tagger"
+CONTRADICTS = "contradicts_tags"
+_RULE_VERSION = 1
+_SCRATCH = "scratch"
+
+
+def fit_tagger(view: View, cfg: AnnotateConfig, engine: Engine, folder: Path) -> None:
+    """Fits a tagger on the clips of a view, into `folder`/tagger, unless it is there. What is finished stays in `folder`/scratch
+    until it is. Raises M2raapError as m2raap.stages.annotate_inputs.write_inputs and m2raap.annotate.fit.fit do."""
+    if not (folder / FOLDER / TAGGER).exists():
+        job = write_inputs(view, cfg, engine, folder / _SCRATCH)
+        about = {"vectors": vectors_made_with(view), "corpus": view.corpus.digest}
+        with talk.Phases(talk.title(folder, "annotate")) as phases:
+            fit(job, engine, folder / FOLDER, about, phases)
+        metrics = Tagger.load(folder / FOLDER).tree["metrics"]
+        low, high = metrics["gap_95"]
+        talk.log(
+            f"annotate: GAP@20 {100 * metrics['gap']:.1f} [{100 * low:.1f}, {100 * high:.1f}] and mAP {100 * metrics['map']:.1f} "
+            f"on {metrics['unseen_clips']:,} clips that the tagger has not seen"
+        )
+    shutil.rmtree(folder / _SCRATCH, ignore_errors=True)
+
+
+class FitStage(SingleStage[AnnotateConfig]):
+    """Fit a tagger on the clips of a view."""
+
+    name = "tagger"
+    config = AnnotateConfig
+    on_training = False
+
+    def settings(self) -> dict[str, Any]:
+        settings = result_settings(self.cfg)
+        return {name: settings[name] for name in ("labels", "fit")} | {"lists": source_digest(self.cfg.labels)}
+
+    def plan(self, step: StepInputs) -> Plan:
+        return plan_of(self.name, self.version, step.view, self.settings())
+
+    def run(self, step: StepInputs) -> bool:
+        def work(target: Path) -> StageOutput:
+            fit_tagger(step.view, self.cfg, step.engine, target)
+            tagger = Tagger.load(target / FOLDER)
+            counts = {"labels": len(tagger.labels), "clips": tagger.labels.num_clips}
+            return StageOutput(files_below(target, FOLDER), counts, {"tagger": tagger.digest})
+
+        return run_single_stage(
+            self.name, self.version, self.settings(), step.folder, work, view=step.view, force=step.force
+        )
+
+
+def tagger_folder(path: Path) -> Path:
+    """The folder of a tagger: the one given, or the tagger in the folder of a fit or of annotate. Raises M2raapError."""
+    for folder in (path, path / FOLDER):
+        if (folder / TAGGER).exists():
+            return folder
+    raise M2raapError(f"{path}: holds no tagger; give a folder that 'm2raap annotate fit' made")
+
+
+class AnnotateStage(DataStage[AnnotateConfig]):
+    """Say what each clip shows, by labels with probabilities, and refuse texts that the frames contradict."""
+
+    name = "annotate"
+    config = AnnotateConfig
+    needs = ("align",)
+    by_default = False
+    reasons: ClassVar[Mapping[str, str]] = {
+        CONTRADICTS: "the frames make none of the labels that the text names probable, by a tagger that has not seen the clip"
+    }
+    reads = ("texts",)
+    reads_signals = (VECTORS, DIM)
+
+    def __init__(self, cfg: AnnotateConfig, shared: Any = None) -> None:
+        super().__init__(cfg, shared)
+
+    def dependencies(self) -> dict[str, Any]:
+        if self.cfg.tagger is not None:
+            return {"tagger": Tagger.load(tagger_folder(self.cfg.tagger)).digest}
+        return {"lists": source_digest(self.cfg.labels)}
+
+    def rule_versions(self) -> dict[str, int]:
+        return {CONTRADICTS: _RULE_VERSION}
+
+    def before_parts(self, view: View, engine: Engine, alone: bool) -> str:
+        assert self.folder is not None
+        if self.cfg.tagger is None:
+            if not alone and not (self.folder / FOLDER / TAGGER).exists():
+                raise M2raapError(
+                    "--parts: shares need a tagger that is there; fit it with 'm2raap annotate fit' and give it with --tagger"
+                )
+            fit_tagger(view, self.cfg, engine, self.folder)
+        open_tagger.cache_clear()
+        tagger = open_tagger(self._tagger)
+        if (made_with := vectors_made_with(view)) != tagger.tree["vectors"]:
+            raise M2raapError(
+                f"{self._tagger}: the tagger reads vectors of {tagger.tree['vectors']}, and those of this view are of {made_with}; "
+                "use the backbone with which it was fitted, or fit it again"
+            )
+        return tagger.digest
+
+    def more_files(self) -> list[str]:
+        return files_below(self.folder, FOLDER) if self.folder is not None and self.cfg.tagger is None else []
+
+    @property
+    def _tagger(self) -> Path:
+        assert self.folder is not None
+        return self.folder / FOLDER if self.cfg.tagger is None else tagger_folder(self.cfg.tagger)
+
+    def signal_columns(self) -> dict[str, str]:
+        return {"tags": "strs", "tags_p": "floats", "top_tag": "int", "tags_named": "strs", "tag_support": "float"}
+
+    def score(self, part: Part, view: View) -> Tables:
+        tagger = open_tagger(self._tagger)
+        labels, cfg = tagger.labels, tagger.cfg
+        vectors = frame_vectors(view, part.index, (row | {"clip_id": key} for key, row in part.signals.items()))
+        known = [clip for clip in part.clips if clip["clip_id"] in vectors]
+        is_own = view.corpus.digest == tagger.tree["corpus"]
+        folds = [fold_of(clip["video"], cfg.folds, cfg.seed) if is_own else None for clip in known]
+        named = [
+            # The texts of a benchmark are read by embed alone.
+            [labels.labels_in(words_of(text["text"], text["lang"])) for text in part.texts_of[clip["clip_id"]]]
+            if not view.is_benchmark
+            else []
+            for clip in known
+        ]
+        wanted = [sorted({label for of_text in texts for label in of_text}) for texts in named]
+        if known:
+            tags = tagger.tags([vectors[clip["clip_id"]] for clip in known], folds, wanted, self.cfg.num_tags)
+        rows: list[Row] = [
+            {"clip_id": clip["clip_id"], "tags": [], "tags_p": [], "top_tag": -1}
+            for clip in part.clips
+            if clip["clip_id"] not in vectors
+        ]
+        for row, clip in enumerate(known):
+            stay = tags.p_NT[row] >= self.cfg.least_p
+            best = tags.labels_NT[row][stay].tolist()
+            rows.append(
+                {
+                    "clip_id": clip["clip_id"],
+                    "tags": [labels.names_L[label] for label in best],
+                    "tags_p": [round(float(p), 6) for p in tags.p_NT[row][stay]],
+                    "top_tag": best[0] if best else -1,
+                }
+            )
+            p_of = dict(zip(wanted[row], tags.p_named[row].tolist(), strict=True))
+            for text, of_text in zip(part.texts_of[clip["clip_id"]], named[row], strict=not view.is_benchmark):
+                support = [float(np.log(max(p_of[label], 1e-9) / labels.priors_L[label])) for label in of_text]
+                rows.append(
+                    {
+                        "clip_id": clip["clip_id"],
+                        "text_id": text["text_id"],
+                        "tags_named": [labels.names_L[label] for label in of_text],
+                        "tag_support": round(max(support), 6) if support else None,
+                    }
+                )
+        return {"signals": rows}
+
+    def apply(self, part: Part, signals: Signals, decisions: dict[str, Any]) -> Tables:
+        limit, drops = self.cfg.least_support, []
+        for text in part.texts:
+            support = signals.get(text["text_id"], {}).get("tag_support")
+            if limit is not None and support is not None and support < limit:
+                rule = Refusal(CONTRADICTS, "tag_support", support, limit, _RULE_VERSION)
+                drops.append(Drop.by([rule], text["clip_id"], text["text_id"]).row())
+        return {"dropped": drops}
+
+    def judged(self, row: Mapping[str, Any], signals: Row, decisions: dict[str, Any]) -> list[Judged]:
+        support, limit = signals.get("tag_support"), self.cfg.least_support
+        if "text_id" not in row or support is None or limit is None:
+            return []
+        return [Judged(CONTRADICTS, _RULE_VERSION, "tag_support", support, limit, "below")]
