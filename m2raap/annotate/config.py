@@ -70,13 +70,13 @@ class FitConfig(Config):
         lt=0.5,
         description="Share of the clips by which the best round is chosen and p is calibrated.",
     )
-    pretrain_epochs: int = Field(
-        default=4, ge=0, description="Number of passes that train shared layers and small heads together."
+    pretrain_steps: int = Field(
+        default=1500, ge=0, description="Number of steps of Adam that train shared layers and small heads together."
     )
-    pretrain_experts: int = Field(default=2, ge=1, le=5, description="Most experts of a label in these passes.")
-    pretrain_labels: int = Field(default=1000, ge=1, description="Number of most frequent labels in these passes.")
+    pretrain_experts: int = Field(default=2, ge=1, le=5, description="Most experts of a label in these steps.")
+    pretrain_labels: int = Field(default=1000, ge=1, description="Number of most frequent labels in these steps.")
     rounds: int = Field(default=2, ge=1, description="Number of rounds: each makes the heads anew.")
-    head_epochs: int = Field(default=6, ge=1, description="Number of passes that train the heads of a round.")
+    head_steps: int = Field(default=1500, ge=1, description="Number of steps of Adam that train the heads of a round.")
     shared_steps: int = Field(
         default=10, ge=0, description="Number of full-batch steps of the shared layers after the heads of a round."
     )
@@ -111,9 +111,9 @@ class AnnotateConfig(Config):
     least_p: float = Field(default=0.02, ge=0, lt=1, description="Lowest probability of a tag.")
     least_support: float | None = Field(
         default=None,
-        description="A text is refused where none of the labels that it names reaches this support: the logarithm of how much "
-        "more probable the frames make the label than it is in the corpus. 0: no label is more probable; null: no text is "
-        "refused.",
+        description="A text is refused where the labels that it names have less support: the mean of log(p / share of the clips "
+        "that have the label). Below 0 the frames make the labels less probable than they are in the corpus at large; null: no "
+        "text is refused.",
         json_schema_extra=APPLY,
     )
 

@@ -70,10 +70,17 @@ class MoEHeads(nn.Module):
         """Probabilities (B, L)."""
         return self.log_odds(z_BH)[0].exp().T
 
-    def loss(self, z_BH: Tensor, y_BL: Tensor) -> Tensor:
-        """Binary cross-entropy, summed over labels and clips."""
+    def losses(self, z_BH: Tensor, y_BL: Tensor) -> Tensor:
+        """(L,) binary cross-entropy of each label, summed over the clips."""
         yes_LB, no_LB = self.log_odds(z_BH)
-        return -torch.where(y_BL.T, yes_LB, no_LB).sum()
+        return -torch.where(y_BL.T, yes_LB, no_LB).sum(1)
+
+    @torch.no_grad()
+    def take(self, other: MoEHeads, which_L: np.ndarray) -> None:
+        """Copies the weights of some labels (bool) from heads of the same labels."""
+        for places, *tensors in zip(self.places, self.weights, other.weights, self.biases, other.biases, strict=True):
+            rows = torch.from_numpy(which_L[places]).to(tensors[0].device)
+            tensors[0][rows], tensors[2][rows] = tensors[1][rows], tensors[3][rows]
 
     def squared(self) -> Tensor:
         """The sum of all squared weights."""

@@ -20,11 +20,14 @@ from typing_extensions import TypedDict
 from m2raap.adapt.checkpoint import DAMAGED, load_tree, save_tree
 from m2raap.adapt.rprop import IRpropPlus
 from m2raap.annotate.calibration import Bins, expected_error, fitted
+from m2raap.annotate.gradients import gradient_sum, put_gradients
+from m2raap.annotate.heads import pool, train_heads
 from m2raap.annotate.job import LABELS, Job, save_weights
-from m2raap.annotate.judge import LabelTask, label_scores, pair_bins, summary, write_label_table
+from m2raap.annotate.judge import BestTask, LabelTask, best_tags, label_scores, pair_bins, summary, write_label_table
 from m2raap.annotate.metrics import gap, joined
-from m2raap.annotate.phases import BestTask, GradientSum, Task, best_tags, gradient_sum, pool, pretrain, train_heads
+from m2raap.annotate.pretrain import pretrain
 from m2raap.annotate.tagger import TAGGER, MemberJson
+from m2raap.annotate.tasks import Task
 from m2raap.core.config import result_settings
 from m2raap.core.engine import Engine
 from m2raap.core.errors import M2raapError
@@ -143,7 +146,7 @@ def _shared(running: _Fit, member: int, number: int) -> None:
         while len(losses) < job.cfg.shared_steps:
             save_weights(after, shared)
             sums = running.map(f"full-batch steps of round {number}", gradient_sum, running.shards(moving))
-            loss = _put_gradients(weights, sums)
+            loss = put_gradients(weights, sums)
             losses.append(optimiser.step(loss))
             save_tree(kept, {"losses": losses, "shared": shared.state_dict(), "optimiser": optimiser.state_dict()})
         save_weights(after, shared)
@@ -151,17 +154,6 @@ def _shared(running: _Fit, member: int, number: int) -> None:
         kept.unlink(missing_ok=True)
     save_weights(after, shared)
     write_json(path, {"val_gap": val_gap, "losses": losses})
-
-
-def _put_gradients(weights: list[torch.nn.Parameter], sums: Sequence[GradientSum]) -> float:
-    """The gradients of the mean loss of all clips, from the sums of the shards in their order. Returns that loss."""
-    num_clips = sum(part.num_clips for part in sums)
-    for place, p in enumerate(weights):
-        total = torch.zeros_like(p)
-        for part in sums:
-            total += part.gradients[place]
-        p.grad = total / num_clips
-    return sum(part.loss for part in sums) / num_clips
 
 
 def _resumed(kept: Path, shared: torch.nn.Module, optimiser: IRpropPlus) -> list[float]:

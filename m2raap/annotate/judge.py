@@ -15,15 +15,40 @@ import torch
 
 from m2raap.annotate.calibration import Bins, counted
 from m2raap.annotate.label_set import LabelSet
-from m2raap.annotate.metrics import Judgement, draws_of, gap, hit_at_1, interval, label_ap, perr
-from m2raap.annotate.phases import Task, vectors_of
+from m2raap.annotate.metrics import TOP, Judgement, draws_of, gap, hit_at_1, interval, label_ap, perr
 from m2raap.annotate.shards import read_shard
+from m2raap.annotate.tasks import Task, one_thread, vectors_of
 from m2raap.core.engine import device
 from m2raap.core.exports import neutral
 from m2raap.core.files import write_atomic
 
 MOST_CLIPS = 10_000  # of a member, by which each label is scored
 DRAWS = 100
+
+
+@dataclass(frozen=True)
+class BestTask(Task):
+    """`which`: val or unseen (see Shard.rows)."""
+
+    which: str = "val"
+
+
+def best_tags(task: BestTask) -> Judgement:
+    """The best tags of the clips of a shard by the heads of the round, which are read group by group."""
+    job = task.job
+    one_thread()
+    shared, shard = job.load_shared(task.shared_path), task.shard()
+    rows = shard.rows(task.member, job.cfg.folds, task.which)
+    z_NH = torch.from_numpy(vectors_of(shared, shard, rows)).to(device())
+    p_NT, true_NT = np.zeros((len(rows), 0), np.float32), np.zeros((len(rows), 0), bool)
+    for group, labels in enumerate(job.groups):
+        heads = job.load_heads(job.heads(task.member, task.round, group), labels)
+        with torch.no_grad():
+            p_NL = heads(z_NH).cpu().numpy()
+        p_NT, true_NT = np.concatenate([p_NT, p_NL], 1), np.concatenate([true_NT, shard.truth(rows, labels)], 1)
+        best = np.argsort(-p_NT, axis=1, kind="stable")[:, :TOP]
+        p_NT, true_NT = np.take_along_axis(p_NT, best, 1), np.take_along_axis(true_NT, best, 1)
+    return Judgement(p_NT, true_NT, shard.num_labels_N[rows])
 
 
 @dataclass(frozen=True)
@@ -39,7 +64,7 @@ class LabelScore:
 def pair_bins(task: Task) -> Bins:
     """The pairs of a val clip of a shard and a label, by their log-odds."""
     job = task.job
-    torch.set_num_threads(1)
+    one_thread()
     shared, shard = job.load_shared(task.shared_path), task.shard()
     rows = shard.rows(task.member, job.cfg.folds, "val")
     z_NH = torch.from_numpy(vectors_of(shared, shard, rows)).to(device())
@@ -67,7 +92,7 @@ class LabelTask:
 
 def label_scores(task: LabelTask) -> list[LabelScore]:
     """The score of each label of a group, on at most MOST_CLIPS unseen clips of each member."""
-    torch.set_num_threads(1)
+    one_thread()
     odds, truth = [], []
     job = task.members[0].job
     labels = job.groups[task.group]

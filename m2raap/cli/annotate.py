@@ -85,8 +85,8 @@ def apply(
     opened, share = _open(view, loaded, limit), options.parse_share(parts)
     if opened.is_benchmark and (cfg.tagger is None or cfg.least_support is not None):
         raise M2raapError(
-            f"{view}: this is the benchmark '{opened.corpus.benchmark}': it can get tags of a tagger that is given (--tagger), and "
-            "none of its texts is judged (annotate.least_support)"
+            f"{view}: this is the benchmark '{opened.corpus.benchmark}': it can get tags of a tagger that is given (--tagger), "
+            "and none of its texts is judged (annotate.least_support)"
         )
     with options.open_engine(engine, workers, devices) as mapped:
         step = StepInputs(opened, out, mapped, force=force, share=share)

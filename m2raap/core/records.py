@@ -76,8 +76,8 @@ class Plan(TypedDict):
 
 
 class DoneRecord(TypedDict):
-    """done/score-*.json and done/apply-*.json: one part in one phase. `clips`: the digest of each clip's input (score); `made`: of
-    what the stage made before its parts."""
+    """done/score-*.json and done/apply-*.json: one part in one phase. `clips`: the digest of each clip's input (score); `made`:
+    of what the stage made before its parts."""
 
     key: str
     settings: str

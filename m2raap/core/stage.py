@@ -196,8 +196,8 @@ class DataStage(Stage[C]):
         return view
 
     def before_parts(self, view: View, engine: Engine, alone: bool) -> str:
-        """Makes, in `folder`, what `score` reads besides its part; returns its digest, "" where there is none. `alone`: whether no
-        other share of the stage runs. Where a run is resumed, it is called again."""
+        """Makes, in `folder`, what `score` reads besides its part; returns its digest, "" where there is none. `alone`: whether
+        no other share of the stage runs. Where a run is resumed, it is called again."""
         return ""
 
     def more_files(self) -> list[str]:

@@ -97,7 +97,7 @@ class AnnotateStage(DataStage[AnnotateConfig]):
     needs = ("align",)
     by_default = False
     reasons: ClassVar[Mapping[str, str]] = {
-        CONTRADICTS: "the frames make none of the labels that the text names probable, by a tagger that has not seen the clip"
+        CONTRADICTS: "the frames make the labels that the text names improbable, by a tagger that has not seen the clip"
     }
     reads = ("texts",)
     reads_signals = (VECTORS, DIM)
@@ -125,7 +125,7 @@ class AnnotateStage(DataStage[AnnotateConfig]):
         tagger = open_tagger(self._tagger)
         if (made_with := vectors_made_with(view)) != tagger.tree["vectors"]:
             raise M2raapError(
-                f"{self._tagger}: the tagger reads vectors of {tagger.tree['vectors']}, and those of this view are of {made_with}; "
+                f"{self._tagger}: reads vectors of {tagger.tree['vectors']}, and those of this view are of {made_with}: "
                 "use the backbone with which it was fitted, or fit it again"
             )
         return tagger.digest
@@ -182,7 +182,7 @@ class AnnotateStage(DataStage[AnnotateConfig]):
                         "clip_id": clip["clip_id"],
                         "text_id": text["text_id"],
                         "tags_named": [labels.names_L[label] for label in of_text],
-                        "tag_support": round(max(support), 6) if support else None,
+                        "tag_support": round(float(np.mean(support)), 6) if support else None,
                     }
                 )
         return {"signals": rows}
