@@ -84,5 +84,10 @@ FORMATS: dict[str, Format] = {
         ("train", "val", "test"),
         needs_protocol=True,
     ),
+    "youtube8m": Format(
+        "data_tools.youtube8m:import_youtube8m",
+        "folder with {train,validate,test}*.tfrecord and perhaps vocabulary.csv, or one such file",
+        (),
+    ),
     "world": Format("data_tools.world.importer:import_world", None, ("seed", "assignments", "workers")),
 }

@@ -77,7 +77,7 @@ def parse(data: bytes) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
     """(features, feature lists) of an Example or SequenceExample, by name; an Example has no lists.
 
     A feature has `bytes_list`, `float_list` or `int64_list`, each with `value`, of which one has values; a list has `feature`.
-    Raises ValueError for bytes that are no such message. Memory: at most about 30 times `data`, where it holds nothing but
+    Raises ValueError for bytes that are no such message. Memory: at most about 25 times `data`, where it holds nothing but
     empty features.
     """
     sequence_example = _sequence_example()

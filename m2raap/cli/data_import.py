@@ -95,7 +95,8 @@ def _options(kind: str, chosen: Format, options: dict[str, Any]) -> dict[str, An
     for name in options:
         if name not in chosen.options:
             known = ", ".join(_FLAGS[option] for option in chosen.options)
-            raise UsageError(f"data import {kind}: this format does not use {_FLAGS[name]}; its options are {known}")
+            others = f"its options are {known}" if known else "it has no options of its own"
+            raise UsageError(f"data import {kind}: this format does not use {_FLAGS[name]}; {others}")
     if chosen.protocols:
         protocol = options.get("protocol", None if chosen.needs_protocol else chosen.protocols[0])
         if protocol not in chosen.protocols:

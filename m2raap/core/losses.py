@@ -13,6 +13,7 @@ from m2raap.core.tables import read_all
 from m2raap.core.view import View
 
 MISSING_FILE = "missing_file"
+NO_VIDEOS = "vectors and labels, no videos"  # `holds` in the source of a corpus whose list has no videos
 
 
 def refuse_losses(folder: Path, view: View, allow_refused: float) -> None:
@@ -45,6 +46,8 @@ def refuse_losses(folder: Path, view: View, allow_refused: float) -> None:
 
 
 def _advice(reason: str, view: View, folder: Path) -> str:
+    if reason == MISSING_FILE and view.corpus.source.get("holds") == NO_VIDEOS:
+        return f"the corpus holds {NO_VIDEOS}; use stages that read no videos"
     if reason == MISSING_FILE:
         return (
             f"the videos are looked for below {view.corpus.video_root}: put them back there or import the list again with their "
