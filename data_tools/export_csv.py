@@ -28,6 +28,7 @@ _COLUMNS = (
 
 class Csv:
     media: tuple[Media, ...] = ("none", "videos")
+    signals: tuple[str, ...] = ()
 
     def write(self, items: Iterable[Item], out: Path, media: Media) -> None:
         with open(out / LISTING, "w", encoding="utf-8", newline="") as listing:

@@ -18,6 +18,7 @@ _VIDEO, _IMAGE, _END = "<__dj__video>", "<__dj__image>", "<|__dj__eoc|>"
 
 class DataJuicer:
     media: tuple[Media, ...] = ("none", "videos", "frames")
+    signals: tuple[str, ...] = ()
 
     def write(self, items: Iterable[Item], out: Path, media: Media) -> None:
         with open(out / LISTING, "w", encoding="utf-8") as listing:

@@ -20,6 +20,7 @@ SPLIT = {"train": "train", "val": "validation", "test": "test"}
 
 class VideoFolder:
     media: tuple[Media, ...] = ("videos",)
+    signals: tuple[str, ...] = ()
 
     def write(self, items: Iterable[Item], out: Path, media: Media) -> None:
         listings: dict[str, Any] = {}

@@ -22,6 +22,7 @@ MAX_SAMPLES, MAX_BYTES = 10_000, 512 * 1024**2  # of one shard; its last sample 
 
 class WebDataset:
     media: tuple[Media, ...] = ("videos", "frames")
+    signals: tuple[str, ...] = ()
 
     def write(self, items: Iterable[Item], out: Path, media: Media) -> None:
         shard: tarfile.TarFile | None = None

@@ -10,6 +10,7 @@ from pathlib import Path
 from data_tools.listing import read_rows, require
 from m2raap.core.errors import M2raapError
 from m2raap.core.exports import neutral, unguarded
+from m2raap.core.view import View
 
 FILE = "vocabulary.csv"
 COLUMNS = ("Index", "Name")
@@ -49,6 +50,26 @@ def numbered(names: Iterable[str]) -> dict[int, str]:
     if all(name.isascii() and name.isdecimal() and len(name) < 10 and str(int(name)) == name for name in ordered):
         return {int(name): name for name in sorted(ordered, key=int)}
     return dict(enumerate(ordered))
+
+
+def vocabulary_of(view: View) -> dict[int, str]:
+    """Label number -> name: the vocabulary that the source of the corpus states, else all labels and tags, `numbered`.
+
+    Raises M2raapError for a source whose vocabulary has another shape.
+    """
+    stated = view.corpus.source.get("vocabulary")
+    if stated is None:
+        rows = (row for part in view.parts(("signals",)) for row in part.signals.values())
+        return numbered({name for row in rows for column in ("labels", "tags") for name in row.get(column) or ()})
+    if isinstance(stated, dict) and all(
+        number.isdecimal() and isinstance(name, str) for number, name in stated.items()
+    ):
+        names = {int(number): name for number, name in stated.items()}
+        if len({*names.values()}) == len(names):
+            return names
+    raise M2raapError(
+        f"{view.corpus_path / 'manifest.json'}: is damaged (the vocabulary of its source); import the corpus again"
+    )
 
 
 def write_vocabulary(path: Path, names: Mapping[int, str]) -> None:

@@ -13,22 +13,25 @@ from m2raap.core.errors import UsageError
 
 if TYPE_CHECKING:
     from m2raap.core.exports import Exporter, Media
+    from m2raap.core.view import View
 
-FORMATS = ("webdataset", "videofolder", "data-juicer", "csv")
+FORMATS = ("webdataset", "videofolder", "data-juicer", "csv", "youtube8m", "youtube8m-predictions")
 
 
 def register(app: typer.Typer) -> None:
     app.command("export", help="Write what curation kept as a flat copy, in a format of other tools.")(export_)
 
 
-def exporters() -> dict[str, Exporter]:
-    """Format -> its exporter."""
+def exporters(view: View | None = None) -> dict[str, Exporter]:
+    """Format -> its exporter. `view`: what is exported; formats that number its labels need it to write."""
     from data_tools.export_csv import Csv
     from data_tools.export_jsonl import DataJuicer
     from data_tools.export_videofolder import VideoFolder
     from data_tools.export_webdataset import WebDataset
+    from data_tools.export_youtube8m import Predictions, YouTube8M
 
-    return dict(zip(FORMATS, (WebDataset(), VideoFolder(), DataJuicer(), Csv()), strict=True))
+    made_of_media = (WebDataset(), VideoFolder(), DataJuicer(), Csv())
+    return dict(zip(FORMATS, (*made_of_media, YouTube8M(view), Predictions(view)), strict=True))
 
 
 def export_(
@@ -39,7 +42,8 @@ def export_(
     frames: Annotated[
         bool | None,
         typer.Option(
-            "--frames/--videos", help="copy key-frames, or video files (default: what is usual for the format)"
+            "--frames/--videos",
+            help="copy key-frames, or video files (default: what is usual for the format); of youtube8m: frame-level records",
         ),
     ] = None,
     as_json: JsonOption = False,
@@ -54,6 +58,7 @@ def export_(
     if not languages or set(languages) - set(LANGS):
         raise UsageError(f"--langs {langs}: expected one or more of {','.join(LANGS)}, separated by commas")
     media: Media | None = None if frames is None else "frames" if frames else "videos"
-    signed = export(curated_view(curated, languages), exporters()[kind], kind, out, media)
+    view = curated_view(curated, languages)
+    signed = export(view, exporters(view)[kind], kind, out, media)
     counts = ", ".join(f"{value:,} {name}" for name, value in signed["counts"].items())
     emit(signed, [f"{out}: {kind}, {counts}"], as_json)

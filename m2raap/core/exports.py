@@ -9,7 +9,7 @@ import re
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, Protocol
 
@@ -26,8 +26,8 @@ Media = Literal["videos", "frames", "none"]
 
 @dataclass(frozen=True)
 class Item:
-    """One clip of a curated view: its row, its active texts, its key-frames and its video file (None where it is absent
-    or not exported).
+    """One clip of a curated view: its row, its active texts, its key-frames, its video file (None where it is absent
+    or not exported), and its signals (where the format asks for some).
 
     `video_ending`: file name extension of the copy, '' where the file is not copied. It comes from the container, never from
     the file's own name, which is not to be trusted.
@@ -38,6 +38,7 @@ class Item:
     jpegs: list[bytes]
     video: Path | None
     video_ending: str
+    signals: Row = field(default_factory=dict)
 
     @property
     def key(self) -> str:
@@ -69,9 +70,11 @@ def copy_video(item: Item, target: Path) -> None:
 
 
 class Exporter(Protocol):
-    """One format. `media`: what it can carry, the default first."""
+    """One format. `media`: what it can carry, the default first. `signals`: columns that a clip has to have; a format with some
+    is made from signals alone, so that clips without texts or videos are exported, too."""
 
     media: tuple[Media, ...]
+    signals: tuple[str, ...]
 
     def write(self, items: Iterable[Item], out: Path, media: Media) -> None:
         """Writes all items into the empty folder `out`."""

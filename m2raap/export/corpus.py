@@ -46,7 +46,7 @@ def curated_view(path: Path, langs: tuple[str, ...] = LANGS) -> View:
 def export(view: View, exporter: Exporter, kind: str, out: Path, media: Media | None = None) -> dict[str, Any]:
     """Writes `out` whole or not at all and returns its export.json.
 
-    Clips without what the export needs (video file, key-frames, a text) are left out and counted, and so are those whose
+    Clips without what the export needs (video file, key-frames, a text, signals) are left out and counted, and so are those whose
     file would be copied but is no video, under the reason of errors.UNREADABLE. Raises M2raapError for media that the format
     cannot carry, or where no clip is left to export.
     """
@@ -58,19 +58,22 @@ def export(view: View, exporter: Exporter, kind: str, out: Path, media: Media | 
     ids: list[str] = []
 
     def items() -> Iterator[Item]:
+        tables = ("signals",) if exporter.signals else ("texts", "jpegs") if media == "frames" else ("texts",)
         with talk.progress(f"export {kind}", view.num_parts) as advance:
-            for part in view.parts(("texts", "jpegs") if media == "frames" else ("texts",)):
+            for part in view.parts(tables):
                 for clip in part.clips:
                     frames = part.frames.get(clip["clip_id"]) or {}
                     try:
-                        video, ending = _video(view, clip, kind, media, worker)
+                        video, ending = (None, "") if exporter.signals else _video(view, clip, kind, media, worker)
                     except Refused as refusal:
                         counts[f"left_out:{refusal.reason}"] += 1
                         continue
                     # Auxiliary captions describe single frames, not the clip.
                     texts = [text for text in part.texts_of[clip["clip_id"]] if text["origin"] != "aux"]
-                    item = Item(dict(clip), [dict(text) for text in texts], frames.get("jpegs") or [], video, ending)
-                    if missing := _missing(item, kind, media):
+                    signals = part.signals.get(clip["clip_id"], {})
+                    jpegs = frames.get("jpegs") or []
+                    item = Item(dict(clip), [dict(text) for text in texts], jpegs, video, ending, signals)
+                    if missing := _missing(item, exporter, kind, media):
                         counts[f"left_out:{missing}"] += 1
                         continue
                     counts["clips"] += 1
@@ -111,8 +114,10 @@ def _needs_file(kind: str, media: Media) -> bool:
     return media == "videos" or (media == "none" and kind != "csv")
 
 
-def _missing(item: Item, kind: str, media: Media) -> str | None:
+def _missing(item: Item, exporter: Exporter, kind: str, media: Media) -> str | None:
     """What a clip lacks for this export; None where it lacks nothing."""
+    if exporter.signals:
+        return next((f"no {name}" for name in exporter.signals if item.signals.get(name) is None), None)
     if not item.texts:
         return "no text"
     if media == "frames":

@@ -146,6 +146,9 @@ def _cells(path: Path) -> Iterator[tuple[str, str | bytes]]:
     if suffix == ".parquet":
         yield from _parquet_cells(path)
         return
+    if suffix == ".tfrecord":
+        yield from _tfrecord_cells(path)
+        return
     with open(path, "rb") as source:
         head = source.read(16)
     if head == b"SQLite format 3\0":
@@ -212,6 +215,19 @@ def _parquet_cells(path: Path) -> Iterator[tuple[str, str | bytes]]:
                 for column, cell in row.items():
                     yield from ((f"row {number}, column {column}", value) for value in _values(cell))
                 number += 1
+
+
+def _tfrecord_cells(path: Path) -> Iterator[tuple[str, str | bytes]]:
+    """The bytes that stand in features, decoded: ids; vectors are not searched."""
+    from data_tools.tf_example import parse
+    from data_tools.tfrecord import Records
+
+    with Records(path) as records:
+        for number, _, data in records:
+            for feature in parse(data)[0].values():
+                yield from (
+                    (f"record {number}", value.decode("utf-8", "replace")) for value in feature.bytes_list.value
+                )
 
 
 def _sqlite_cells(path: Path) -> Iterator[tuple[str, str | bytes]]:

@@ -90,7 +90,10 @@ def written(view: View, kind: str, out: Path, media=None) -> dict:
     return export(view, exporters()[kind], kind, out, media)
 
 
-@pytest.mark.parametrize("kind", FORMATS)
+OF_MEDIA = [kind for kind in FORMATS if not exporters()[kind].signals]
+
+
+@pytest.mark.parametrize("kind", OF_MEDIA)
 def test_the_same_view_gives_the_same_bytes_and_a_signature(view: View, tmp_path: Path, kind: str):
     signed = written(view, kind, tmp_path / "a" / "x")
     written(view, kind, tmp_path / "b" / "x")
@@ -229,7 +232,7 @@ def misnamed(tmp_path_factory, sound: Path) -> View:
     return View(home / "C")
 
 
-@pytest.mark.parametrize("kind", FORMATS)
+@pytest.mark.parametrize("kind", OF_MEDIA)
 def test_a_copy_is_called_by_what_it_is(misnamed: View, tmp_path: Path, kind: str):
     signed = written(misnamed, kind, tmp_path / "x", "videos")
     left_out = {"left_out:not_media": 1, "left_out:header_missing": 1, "left_out:no_video_stream": 1}

@@ -41,6 +41,7 @@ from tests.core.test_tables import clip, text
 from tests.runs import copied, words
 
 GONE = [3, 7, 8, 11]
+EXPORTED = [kind for kind in exporters() if kind != "youtube8m-predictions"]  # no stage of the run has written tags
 
 
 def all_rows(folder: Path, table: str) -> list[dict[str, Any]]:
@@ -98,9 +99,9 @@ def forgotten(small_world: Path, undisturbed: Path, tmp_path_factory) -> dict[st
     other_jpegs = {jpeg for row in frames if row["clip_id"] not in ids for jpeg in row["jpegs"]}
     jpegs = sorted({jpeg for row in frames if row["clip_id"] in ids for jpeg in row["jpegs"]} - other_jpegs)
     assert len(captions) >= 4 and len(jpegs) >= 8
-    for kind in exporters():
+    for kind in EXPORTED:
         media = "frames" if kind in ("webdataset", "data-juicer") else None
-        export(view, exporters()[kind], kind, run / "exports" / kind, media)
+        export(view, exporters(view)[kind], kind, run / "exports" / kind, media)
     answers = Cache(run / "cache" / "llm.sqlite")
     for clip_id in (ids[0], kept[5]):
         body = {"model": "m", "messages": [{"role": "user", "content": clip_id}], "max_tokens": 1}
@@ -148,7 +149,7 @@ def test_caches_are_pruned_and_what_holds_them_is_named(forgotten: dict[str, Any
     stages = ("filter", "keyframes", "align", "rewrite", "bench-motion/embed")
     assert {str(arm / stage) for stage in stages} <= set(left["stages"])
     assert left["models"] == [str(arm / "adapt")]
-    assert set(left["exports"]) == {str(run / "exports" / kind) for kind in exporters()}
+    assert set(left["exports"]) == {str(run / "exports" / kind) for kind in EXPORTED}
     assert left["files"] == [str(run / "notes.md")]
     assert len(summary["video_files_left"]) == len(forgotten["ids"])
     assert all(Path(path).is_file() for path in summary["video_files_left"])
