@@ -82,12 +82,15 @@ def write_training(
     known: Declared | None = None,
     num_holdout: int | None = None,
     seed: int = 0,
+    signals: Mapping[str, Row] | None = None,
+    signal_columns: Mapping[str, str] | None = None,
 ) -> list[Corpus]:
     """Writes `out`, and with `num_holdout` also `out`-holdout, a benchmark of that many clips that have texts.
 
     Rows without a split become train; if no row has a split, a tenth of the videos (drawn by `seed`) becomes val. Clips of
     one video are never in both corpora: a training clip whose video is in the holdout is left out and counted in `source`.
-    If the holdout takes every clip, only the benchmark is written. Counts other than `known` are no error in a training
+    If the holdout takes every clip, only the benchmark is written. `signals`: clip_id -> what the list says of the clip, a row
+    with `signal_columns`, as in write_corpus. Counts other than `known` are no error in a training
     corpus; `source` states them. Raises M2raapError as write_corpus does.
     """
     clips = list(pairs.clips.values())
@@ -134,6 +137,8 @@ def write_training(
                 source=_source(source, pairs if folder == groups[0][0] else None, texts),
                 benchmark=benchmark,
                 missing=[row for row in missing if row["clip_id"] in group_ids],
+                signals=[row for clip_id, row in (signals or {}).items() if clip_id in group_ids],
+                signal_columns=signal_columns,
             )
             _write_scores(corpus, pairs.scores)
         corpora[folder] = corpus

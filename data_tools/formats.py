@@ -84,6 +84,11 @@ FORMATS: dict[str, Format] = {
         ("train", "val", "test"),
         needs_protocol=True,
     ),
+    "sports1m": Format(
+        "data_tools.sports1m:import_sports1m",
+        "train_partition.txt or test_partition.txt of Sports-1M, with labels.txt beside it or one folder above",
+        ("video_dir", "seed"),
+    ),
     "youtube8m": Format(
         "data_tools.youtube8m:import_youtube8m",
         "folder with {train,validate,test}*.tfrecord and perhaps vocabulary.csv, or one such file",

@@ -109,6 +109,12 @@ def read_lines(path: Path) -> list[str]:
         return [line.strip() for line in source if line.strip()]
 
 
+def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """(row number, line) of the lines of a text file that are not empty. Raises M2raapError for a file that is no text."""
+    with _reading(path), _text(path) as source:
+        yield from _lines(path, source)
+
+
 def read_headless(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, dict[str, str]]]:
     """(row number, row) of a tab-separated file without a header and without quotes.
 
