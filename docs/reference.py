@@ -218,6 +218,7 @@ def _tables() -> Iterator[str]:
         for name, cls in data_stages().items()
     ]
     yield _table(["stage", "columns"], rows)
+    yield "A corpus has signals where its list does: `features`, `dim` and `labels` (`youtube8m`), `labels` (`sports1m`).\n"
 
 
 def _type(kind: Any) -> str:
