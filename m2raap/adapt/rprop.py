@@ -67,7 +67,7 @@ def _step(p: Tensor, gradient: Tensor, state: dict[str, Any], group: dict[str, A
         state["size"] = torch.full_like(p, group["first_step"])
     sign = torch.sign(gradient * state["gradient"])
     size = state["size"]
-    size.mul_(torch.where(sign > 0, group["up"], torch.where(sign < 0, group["down"], 1.0)))
+    size.copy_(torch.where(sign > 0, size * group["up"], torch.where(sign < 0, size * group["down"], size)))
     size.clamp_(group["smallest"], group["largest"])
     gradient = torch.where(sign < 0, torch.zeros_like(gradient), gradient)
     move = -torch.sign(gradient) * size

@@ -13,7 +13,7 @@ CAPTIONS, CATEGORY, COLUMN = "captions", "category", "column"
 
 
 class LabelsConfig(Config):
-    """Where the labels of the training clips come from."""
+    """Where the labels of the training clips come from. Digests hold the content of files, and not where they lie."""
 
     source: str = Field(
         default=CAPTIONS,
@@ -27,11 +27,14 @@ class LabelsConfig(Config):
     )
     max_labels: int = Field(default=2000, ge=1, description="Most labels; the most frequent ones stay.")
     stop_words: Path | None = Field(
-        default=None, description="A text file with a word a line that is no label, beside the built-in list."
+        default=None,
+        description="A text file with a word a line that is no label, beside the built-in list.",
+        json_schema_extra=HOW,
     )
     synonyms: Path | None = Field(
         default=None,
         description="A text file with a label a line: words of one meaning, separated by commas; the first names it.",
+        json_schema_extra=HOW,
     )
     join_langs: float | None = Field(
         default=0.6,

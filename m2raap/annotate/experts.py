@@ -28,7 +28,7 @@ class MoEHeads(nn.Module):
     """The heads of some labels, each with its own number of experts.
 
     Labels of equally many experts lie in one tensor, and each label's product is a matrix of its own in it: what a label learns
-    does not depend on which other labels are trained beside it, to the bit.
+    does not depend on which other labels are trained beside it, to the bit where sizes and batches are multiples of 8.
     """
 
     def __init__(self, dim: int, experts_L: Sequence[int] | np.ndarray) -> None:
@@ -57,7 +57,9 @@ class MoEHeads(nn.Module):
         """log p and log (1 - p), each (L, B)."""
         yes, no = [], []
         for size, weight_LXH, bias_LX in zip(self.sizes, self.weights, self.biases, strict=True):
-            scores_LXB = weight_LXH @ z_BH.T  # the gates of the experts, the gate of the dummy, the experts
+            # The gates of the experts, the gate of the dummy, the experts. A product for each label: in one of all labels the
+            # order of a sum depends on how many there are.
+            scores_LXB = torch.bmm(weight_LXH, z_BH.T.expand(len(weight_LXH), -1, -1))
             gates_LXB = F.log_softmax(scores_LXB[:, : size + 1], 1)
             experts_LXB = scores_LXB[:, size + 1 :] + bias_LX[:, :, None]
             yes.append(torch.logsumexp(gates_LXB[:, :size] + F.logsigmoid(experts_LXB), 1))

@@ -13,7 +13,7 @@ import numpy as np
 from typing_extensions import TypedDict
 
 from m2raap.annotate.config import LabelsConfig
-from m2raap.annotate.label_words import built_in_stop_words, read_word_list, with_lang
+from m2raap.annotate.label_words import read_word_list, with_lang
 from m2raap.core.errors import M2raapError
 from m2raap.core.files import write_json
 from m2raap.core.records import read_record
@@ -94,9 +94,7 @@ class Synonyms:
 
 def frequent(counts: Mapping[str, int], num_clips: int, cfg: LabelsConfig) -> dict[str, int]:
     """Words -> clips, of the words that can be labels, the most frequent first."""
-    stop = built_in_stop_words() | {
-        with_lang(w) for row in (read_word_list(cfg.stop_words) if cfg.stop_words else []) for w in row
-    }
+    stop = {word for row in (read_word_list(cfg.stop_words) if cfg.stop_words else []) for word in row}
     most = cfg.max_share * num_clips
     kept = {word: n for word, n in counts.items() if cfg.min_count <= n <= most and word not in stop}
     return dict(sorted(kept.items(), key=lambda item: (-item[1], item[0])))

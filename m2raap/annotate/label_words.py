@@ -23,10 +23,13 @@ _EXTRA = "pip install 'm2raap[annotate]'"
 
 
 def words_of(text: str, lang: str) -> set[str]:
-    """The label words of a text. Raises UsageError where the lexicon of the language is not installed."""
+    """The label words of a text, without the built-in stop words. Raises UsageError where the lexicon of the language is not
+    installed."""
     if lang == "zh":
-        return {f"zh:{word}" for word in _chinese(visible(text))}
-    return {f"en:{lemma}" for token in tokens(visible(text)) if (lemma := english_lemma(token)) is not None}
+        words = {f"zh:{word}" for word in _chinese(visible(text))}
+    else:
+        words = {f"en:{lemma}" for token in tokens(visible(text)) if (lemma := english_lemma(token)) is not None}
+    return words - stop_words()
 
 
 @lru_cache(maxsize=100_000)
@@ -77,7 +80,7 @@ def _segmenter() -> ModuleType:
 
 
 @lru_cache(maxsize=1)
-def built_in_stop_words() -> frozenset[str]:
+def stop_words() -> frozenset[str]:
     """Words of captions that say nothing of a clip, with their languages."""
     lines = resources.files("m2raap").joinpath("assets/words/no_labels.txt").read_text(encoding="utf-8").splitlines()
     return frozenset(with_lang(word) for line in lines if not line.startswith("#") for word in line.split())

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -106,7 +107,7 @@ def read_shard(path: Path) -> Shard:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             return Shard(**{name: arrays[name] for name in Shard.__dataclass_fields__})
-    except (*NPY_ERRORS, KeyError) as error:
+    except (*NPY_ERRORS, KeyError, zipfile.BadZipFile) as error:
         raise M2raapError(
             f"{path}: is damaged ({str(error)[:200]}); remove the folder of shards and run the command again"
         ) from None

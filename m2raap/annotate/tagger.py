@@ -108,7 +108,7 @@ class Tagger:
         """Tags of clips from their (K, E) frame vectors.
 
         `folds`: the fold of a clip that the tagger was trained with, whose tags come from the member that has not seen it; None
-        for any other clip, which gets the mean of all members. `named`: labels of each clip whose probabilities are wanted.
+        for any other clip, which gets the mean of all members. `named`: labels of each clip that `p_named` is about.
         """
         num_clips = len(frames)
         members = len(self.tree["members"])
@@ -123,8 +123,8 @@ class Tagger:
             for member, (z_NH, weight_N) in enumerate(zip(z_MNH, weights_MN, strict=True)):
                 heads = _open_heads(self.folder, self.digest, member, group, device())
                 p_NL += weight_N[:, None].astype(np.float32) * self._calibrated(heads, z_NH, member)
-            for row, wanted in enumerate(named):
-                for place, label in enumerate(wanted):
+            for row, of_clip in enumerate(named):
+                for place, label in enumerate(of_clip):
                     if labels[0] <= label <= labels[-1]:
                         p_named[row][place] = p_NL[row, label - labels[0]]
             best_p = np.concatenate([best_p, p_NL], 1)

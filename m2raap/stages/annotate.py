@@ -155,9 +155,9 @@ class AnnotateStage(DataStage[AnnotateConfig]):
             else []
             for clip in known
         ]
-        wanted = [sorted({label for of_text in texts for label in of_text}) for texts in named]
+        labels_of = [sorted({label for of_text in texts for label in of_text}) for texts in named]
         if known:
-            tags = tagger.tags([vectors[clip["clip_id"]] for clip in known], folds, wanted, self.cfg.num_tags)
+            tags = tagger.tags([vectors[clip["clip_id"]] for clip in known], folds, labels_of, self.cfg.num_tags)
         rows: list[Row] = [
             {"clip_id": clip["clip_id"], "tags": [], "tags_p": [], "top_tag": -1}
             for clip in part.clips
@@ -174,7 +174,7 @@ class AnnotateStage(DataStage[AnnotateConfig]):
                     "top_tag": best[0] if best else -1,
                 }
             )
-            p_of = dict(zip(wanted[row], tags.p_named[row].tolist(), strict=True))
+            p_of = dict(zip(labels_of[row], tags.p_named[row].tolist(), strict=True))
             for text, of_text in zip(part.texts_of[clip["clip_id"]], named[row], strict=not view.is_benchmark):
                 support = [float(np.log(max(p_of[label], 1e-9) / labels.priors_L[label])) for label in of_text]
                 rows.append(

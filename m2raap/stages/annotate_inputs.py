@@ -24,7 +24,7 @@ from m2raap.annotate.shards import make_shard, read_shard, write_shard
 from m2raap.core import talk
 from m2raap.core.config import digest
 from m2raap.core.engine import Engine
-from m2raap.core.errors import M2raapError
+from m2raap.core.errors import M2raapError, UsageError
 from m2raap.core.files import file_sha256, read_regular
 from m2raap.core.signed import stage_manifest
 from m2raap.core.tables import Clip, Row, Text, read_part
@@ -124,12 +124,12 @@ def names_of(clip: Clip, texts: Iterable[Text], signals: Row, cfg: LabelsConfig)
         return {name for cell in (clip["category"] or "").split(";") if (name := cell.strip())}
     if cfg.source == COLUMN:
         return set(signals.get(STATED) or ())
-    by_key = _listed(Path(cfg.source), cfg.source and file_sha256(Path(cfg.source)))
+    by_key = _listed(Path(cfg.source))
     return by_key.get(clip["clip_id"], set()) | by_key.get(clip["url"] or "", set())
 
 
 @lru_cache(maxsize=1)
-def _listed(path: Path, sha256: str) -> dict[str, set[str]]:
+def _listed(path: Path) -> dict[str, set[str]]:
     """clip_id or url -> labels of a csv. Raises M2raapError for a file without these columns."""
     try:
         rows = csv.DictReader(io.StringIO(read_regular(path).decode("utf-8-sig"), newline=""))
@@ -148,18 +148,15 @@ def _listed(path: Path, sha256: str) -> dict[str, set[str]]:
     return by_key
 
 
-def refuse_unknown_source(cfg: LabelsConfig) -> None:
-    """Raises M2raapError for a source of labels that is neither one of the words nor a csv that is there."""
-    if cfg.source not in (CAPTIONS, CATEGORY, COLUMN) and not Path(cfg.source).is_file():
-        raise M2raapError(
-            f"annotate.labels.source: '{cfg.source}' is no file; give {CAPTIONS}, {CATEGORY}, {COLUMN} or the path of a csv"
-        )
-
-
 def source_digest(cfg: LabelsConfig) -> list[str]:
-    """SHA-256 of the files that the labels depend on."""
-    files = [Path(cfg.source)] if cfg.source not in (CAPTIONS, CATEGORY, COLUMN) else []
-    return [file_sha256(path) for path in (*files, cfg.stop_words, cfg.synonyms) if path is not None]
+    """SHA-256 of the files that the labels depend on. Raises UsageError for one that is not there."""
+    source = None if cfg.source in (CAPTIONS, CATEGORY, COLUMN) else Path(cfg.source)
+    files = {"source": source, "stop_words": cfg.stop_words, "synonyms": cfg.synonyms}
+    for key, path in files.items():
+        if path is not None and not path.is_file():
+            words = f"; give {CAPTIONS}, {CATEGORY}, {COLUMN} or the path of a csv" if key == "source" else ""
+            raise UsageError(f"annotate.labels.{key}: {path} is no file{words}")
+    return [file_sha256(path) for path in files.values() if path is not None]
 
 
 @dataclass(frozen=True)
@@ -214,7 +211,6 @@ def _sum(results: Iterable[Counted]) -> Counted:
 
 def make_label_set(view: View, cfg: LabelsConfig, engine: Engine, shards: list[tuple[int, ...]]) -> LabelSet:
     """The labels of a view's clips, counted by workers. Raises M2raapError where no label has enough clips."""
-    refuse_unknown_source(cfg)
     synonyms = _synonyms(cfg.synonyms)
     tasks = [PartsTask(view, cfg, parts) for parts in shards]
     total = _sum(result for _, result in engine.map(count_names, tasks))

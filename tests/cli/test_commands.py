@@ -17,7 +17,7 @@ from tests.pages import ROOT
 from tests.stages.test_two_writers import STAGES  # each of them is run by its command there
 from tests.test_readme import commands  # all of which are run there
 
-MOST = 29
+MOST = 31
 RUNNERS = {"m2raap", "m2raap_here", "here", "on_terminal", "on_command_line", "started"}
 PAGES = "\n".join(path.read_text(encoding="utf-8") for path in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
 

@@ -24,6 +24,7 @@ from m2raap.stages import cotrain
 from m2raap.stages.embed import EmbedConfig, EmbedStage
 from m2raap.stages.keyframes import KeyframesConfig, KeyframesStage
 from m2raap.stages.rerank import RerankConfig
+from tests.annotate.made import fit_of, made_job
 from tests.conftest import digests
 from tests.search.world import TINY, index_of, rows, view_of
 from tests.stages.adapted import drawn_benchmark
@@ -98,6 +99,14 @@ def test_cotrain(engine: Engine, small_world: Path, home: Path, monkeypatch: pyt
         monkeypatch.setattr(cotrain, "SHARE_CLIPS", 8)
     for file in ("train.jsonl", cotrain.CLUSTERS, PAIR_SIGNALS, "model/model.safetensors"):
         assert (out / file).read_bytes() == (alone / file).read_bytes()
+
+
+def test_fitting_a_tagger(engine: Engine, home: Path):
+    alone, out = home / "alone" / "tagger", home / type(engine).__name__ / "tagger"
+    for folder, mapped in ((alone, LocalEngine(1)), (out, engine)):
+        if not folder.exists():
+            fit_of(made_job(folder, num_clips=120, rounds=1, shared_steps=2), mapped)
+    assert digests(out / "tagger") == digests(alone / "tagger")
 
 
 def test_embed(engine: Engine, home: Path):

@@ -58,6 +58,9 @@ BASES: dict[str, list[dict[str, Any]]] = {
 NEVER_ALONE = (
     "caption.name",
     "caption.options",  # of code from outside: tests/stages/test_caption_truth.py
+    "annotate.tagger",  # files, whose content is in the digest: tests/stages/test_annotate.py
+    "annotate.labels.stop_words",
+    "annotate.labels.synonyms",
     "adapt.temporal.name",
     "cotrain.temporal.name",
     "adapt.interaction.name",
@@ -87,6 +90,7 @@ VALUES: dict[str, list[Any]] = {
     "origin_odds": [{"raw": 2.0}],
     "objective": ["sigmoid", "siglip", "python:a:b"],
     "device": ["cpu"],
+    "source": ["category"],
     "gamma": [[0.1, 0.2]],
     "truth": ["truth.parquet"],
 }
@@ -179,6 +183,7 @@ HOW_KEYS = {
         )
     ),
     "cotrain.threads",
+    *(f"annotate.{key}" for key in ("tagger", "labels.stop_words", "labels.synonyms")),
 }
 
 

@@ -1,0 +1,131 @@
+"""A fit: it learns, a killed one ends in the same bytes (as do those of several workers: tests/core/test_engines_alike.py), and
+damage is told."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from m2raap.annotate import pretrain
+from m2raap.annotate.tagger import TAGGER, Tagger, open_tagger
+from m2raap.core.engine import LocalEngine
+from m2raap.core.errors import M2raapError
+from m2raap.core.files import read_json
+from tests.annotate.made import CLUSTERS, DIM, fit_of, made_job
+from tests.conftest import digests
+
+
+class Killed(Exception):
+    pass
+
+
+class DyingEngine(LocalEngine):
+    """Of one process; it dies after so many tasks."""
+
+    def __init__(self, left: int) -> None:
+        super().__init__(1)
+        self.left = left
+
+    def map(
+        self, work: Callable[[Any], Any], tasks: Sequence[Any], runs_network: bool = False
+    ) -> Iterator[tuple[int, Any]]:
+        for index, task in enumerate(tasks):
+            if not self.left:
+                raise Killed
+            self.left -= 1
+            yield index, work(task)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tagger that one process fits without a break, in a folder with labels and shards."""
+    return fit_of(made_job(tmp_path_factory.mktemp("fit") / "job"), LocalEngine(1))
+
+
+def test_it_learns_what_clips_show(whole: Path):
+    metrics = Tagger.load(whole).tree["metrics"]
+    low, high = metrics["gap_95"]
+    assert 0.85 < low < metrics["gap"] < high and metrics["map"] > 0.9 and metrics["hit_at_1"] > 0.9
+    assert metrics["unseen_clips"] == 240
+    assert (whole / "labels.csv").read_text().startswith("label,clips,ap,ap_low,ap_high,unseen_clips\nlabel0,")
+
+
+def test_full_batch_steps_lower_the_loss(whole: Path):
+    for rounds in Tagger.load(whole).tree["metrics"]["rounds"]:
+        for of_round in rounds:
+            assert len(of_round["losses"]) == 3 and of_round["losses"][-1] < of_round["losses"][0]
+
+
+def test_a_fit_that_is_killed_in_any_phase_ends_in_the_same_bytes(whole: Path, tmp_path: Path):
+    """After every task once: in pre-training, vectors, heads, full-batch steps, tags and labels."""
+    job, deaths = made_job(tmp_path / "job"), 0
+    for tasks in range(1, 400):
+        try:
+            fit_of(job, DyingEngine(tasks))
+            break
+        except Killed:
+            deaths += 1
+    assert deaths > 10 and digests(job.folder / "tagger") == digests(whole)
+
+
+def test_pre_training_goes_on_from_its_checkpoint(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(pretrain, "STEPS_A_CHECKPOINT", 7)
+    job, learn, left = made_job(tmp_path / "job"), pretrain.learn, [40]
+
+    def dying(*args: Any) -> None:
+        left[0] -= 1
+        if not left[0]:
+            raise Killed
+        learn(*args)
+
+    monkeypatch.setattr(pretrain, "learn", dying)
+    with pytest.raises(Killed):
+        fit_of(job, LocalEngine(1))
+    assert (job.folder / "member-0" / "pretrain.pt").exists()
+    assert digests(fit_of(job, LocalEngine(1))) == digests(whole)
+
+
+def test_tags_of_a_clip_come_from_the_member_that_has_not_seen_it(whole: Path):
+    tagger, draw = Tagger.load(whole), np.random.default_rng(5)
+    frames = [draw.standard_normal((2, DIM)).astype(np.float32) for _ in range(3)]
+    named = [[0, 1, 2, 3, 4]] * 3
+    first, second, mean = (tagger.tags(frames, [fold] * 3, named, 5) for fold in (0, 1, None))
+    for of_first, of_second, of_both in zip(first.p_named, second.p_named, mean.p_named, strict=True):
+        np.testing.assert_allclose((of_first + of_second) / 2, of_both, rtol=1e-5)
+        assert np.abs(of_first - of_second).max() > 1e-4
+    assert (np.diff(mean.p_NT, axis=1) <= 0).all() and mean.labels_NT.shape == (3, 5)
+    np.testing.assert_allclose(mean.p_named[0][mean.labels_NT[0]], mean.p_NT[0], rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["member-0/heads-00000.safetensors", "member-1/shared.safetensors", "labels.json"])
+def test_a_changed_file_of_a_tagger_is_told(whole: Path, tmp_path: Path, name: str):
+    shutil.copytree(whole, tmp_path / "tagger")
+    data = (tmp_path / "tagger" / name).read_bytes()
+    (tmp_path / "tagger" / name).write_bytes(data[:-3])
+    with pytest.raises(M2raapError, match=f"{name}: differs from what tagger.json says"):
+        Tagger.load(tmp_path / "tagger")
+
+
+def test_a_folder_without_a_tagger_is_told(tmp_path: Path):
+    with pytest.raises(M2raapError, match="holds no tagger"):
+        open_tagger(tmp_path)
+
+
+def test_too_few_clips_are_told(tmp_path: Path):
+    with pytest.raises(M2raapError, match="no clip is left"):
+        fit_of(made_job(tmp_path / "job", num_clips=CLUSTERS, shards=1, val_share=0.001), LocalEngine(1))
+
+
+def test_a_loss_that_is_not_finite_is_told(tmp_path: Path):
+    with pytest.raises(M2raapError, match="lower annotate.fit.lr"):
+        fit_of(made_job(tmp_path / "job", lr=1e30), LocalEngine(1))
+
+
+def test_what_tagger_json_names(whole: Path):
+    tree = read_json(whole / TAGGER)
+    assert {*tree["files"]} == {str(p.relative_to(whole)) for p in whole.rglob("*") if p.is_file()} - {TAGGER}
