@@ -111,6 +111,12 @@ class AdaptConfig(Config):
         default=None, ge=1, description="Number of steps of the optimiser, in place of epochs; null: as epochs says."
     )
     batch_size: int = Field(default=64, ge=2, description="Number of clips per step.")
+    full_batch: bool = Field(
+        default=False,
+        description="Whether every step is on all clips, with the same texts: iRProp+ steps of the temporal module, to fine-tune "
+        "a model (--start) by exact gradients. adapt.batch_size clips are encoded at a time, twice a step; the similarities of "
+        "all clips with each other have to fit into memory.",
+    )
     micro_batch: int | None = Field(
         default=None,
         ge=1,
@@ -347,6 +353,18 @@ class AdaptConfig(Config):
             raise ValueError(
                 "adapt.temporal.pool raw and adapt.acg both say how frame vectors become one: set adapt.temporal.pool to unit, "
                 "or adapt.acg to null"
+            )
+        if self.full_batch and (
+            self.train_text or self.train_vision_layers or self.harmonize or self.precision != "fp32"
+        ):
+            raise ValueError(
+                "adapt.full_batch trains the temporal module alone, in fp32: set adapt.train_text to false, "
+                "adapt.train_vision_layers to 0, adapt.harmonize to null and adapt.precision to fp32"
+            )
+        if self.full_batch and (self.augment.changes_pixels or self.augment.frame_jitter):
+            raise ValueError(
+                "adapt.full_batch compares the loss of a step with that of the step before, and adapt.augment changes the frames "
+                "between them: leave out adapt.augment"
             )
         if self.harmonize is not None and not (self.loss.clip_caption.weight or self.loss.clip_sound.weight):
             raise ValueError(

@@ -5,7 +5,9 @@ B clips, K texts per clip.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -52,16 +54,20 @@ class Step:
 class Share:
     """What a process reads for a step: the choices for the whole batch, and the inputs of its own clips, from `start` on.
 
-    `inputs`: what the reader of frames gives for these clips; `mask_BT`: which frames they have.
+    `inputs`: what the reader of frames gives for these clips; `mask_BT`: which frames they have. None: they are read chunk by
+    chunk, because a batch of all clips does not fit into memory.
     """
 
     step: Step
     start: int
-    inputs: Tensor
-    mask_BT: Tensor
+    inputs: Tensor | None
+    mask_BT: Tensor | None
+    read: Callable[[np.ndarray], tuple[Tensor, Tensor]]
 
     def chunk(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
         """Inputs and mask of clips start .. stop of the batch."""
+        if self.inputs is None or self.mask_BT is None:
+            return self.read(self.step.clips_B[start:stop])
         places = slice(start - self.start, stop - self.start)
         return self.inputs[places], self.mask_BT[places]
 
@@ -73,13 +79,15 @@ class Draws:
         self.cfg, self.train, self.sampler, self.steps, self.guided = cfg, train, sampler, steps, guided
 
     def step(self, number: int) -> Step:
-        """The clips, texts and kept captions of step `number` (from 1), the same in every process."""
+        """The clips, texts and kept captions of step `number` (from 1), the same in every process; with full_batch those of the
+        first step, with the terms of the loss that count at the end."""
         cfg, train = self.cfg, self.train
+        number = 1 if cfg.full_batch else number
         clips = self.sampler.clips(number)
         rows_KB = train.texts.draw(clips, cfg.texts_per_clip, cfg.seed, number)
         texts = [train.texts.texts.take(rows) for rows in rows_KB]
         caption_keep_B = caption_keep(len(clips), cfg.caption_dropout, cfg.seed, number) if self.guided else None
-        weights = cfg.loss.weights_at((number - 1) / self.steps)
+        weights = cfg.loss.weights_at(1.0 if cfg.full_batch else (number - 1) / self.steps)
         epoch = self.sampler.epoch(number)
         captions = train.captions.rows(clips, epoch) if train.captions and not OF_CAPTIONS.isdisjoint(weights) else None
         order = train.order if "clauses" in weights or "event_order" in weights else None
@@ -90,6 +98,7 @@ class Draws:
 
     def share(self, number: int, start: int, stop: int) -> Share:
         """Step `number`, with the inputs of clips start .. stop of its batch. Raises M2raapError as the reader of frames."""
-        step = self.step(number)
-        inputs, mask_BT = self.train.frames.batch(step.clips_B[start:stop], self.sampler.epoch(number))
-        return Share(step, start, inputs, mask_BT)
+        step, frames = self.step(number), self.train.frames
+        read = partial(frames.batch, epoch=self.sampler.epoch(step.number))
+        inputs, mask_BT = (None, None) if self.cfg.full_batch else read(step.clips_B[start:stop])
+        return Share(step, start, inputs, mask_BT, read)

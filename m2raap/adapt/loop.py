@@ -32,6 +32,7 @@ from m2raap.adapt.optim import lr_multiplier, set_rates
 from m2raap.adapt.pixels import Decoding, decoder_processes
 from m2raap.adapt.prepare import prepare, training_device
 from m2raap.adapt.readers import Report, open_decoders
+from m2raap.adapt.rprop import IRpropPlus
 from m2raap.adapt.sources import PairSource
 from m2raap.adapt.state import TrainState
 from m2raap.adapt.step import PRECISION, gradients
@@ -197,14 +198,17 @@ def _learn(state: TrainState, number: int) -> tuple[LateNumbers, bool]:
     optim = state.optim
     share = state.prefetcher.get(number)
     loss = gradients(state, share)
-    state.train.frames.give_back(share.inputs)
+    if share.inputs is not None:
+        state.train.frames.give_back(share.inputs)
     if state.cfg.lora is not None and number == 1:
         refuse_unreached(state.model)
     if optim.scaler is not None:
         optim.scaler.unscale_(optim.optimiser)
     grad_norm = torch.nn.utils.clip_grad_norm_(optim.parameters(), state.cfg.clip_norm)
     skips = optim.scaler is not None and optim.scaler.get_scale() >= 1
-    if optim.scaler is None:
+    if isinstance(optim.optimiser, IRpropPlus):
+        optim.optimiser.step(float(loss.total))
+    elif optim.scaler is None:
         optim.optimiser.step()
     else:
         optim.scaler.step(optim.optimiser)

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from m2raap.adapt.config import AdaptConfig
+from m2raap.adapt.rprop import IRpropPlus
 from m2raap.core.errors import M2raapError
 from m2raap.models.losses import BIASED
 from m2raap.models.video_clip import VideoCLIP
@@ -124,8 +125,12 @@ def layer_distances(model: VideoCLIP) -> dict[int, int]:
 
 def make_optimiser(
     model: VideoCLIP, cfg: AdaptConfig, bias: nn.Parameter | None = None, modules: nn.Module | None = None
-) -> torch.optim.AdamW:
-    return torch.optim.AdamW(parameter_groups(model, cfg, bias, modules), lr=0.0, betas=cfg.betas, eps=1e-8, fused=True)
+) -> torch.optim.Optimizer:
+    """AdamW; with full_batch iRProp+, whose first steps are as long as the learning rates."""
+    groups = parameter_groups(model, cfg, bias, modules)
+    if cfg.full_batch:
+        return IRpropPlus([group | {"first_step": group["base_lr"]} for group in groups])
+    return torch.optim.AdamW(groups, lr=0.0, betas=cfg.betas, eps=1e-8, fused=True)
 
 
 def lr_multiplier(step: int, steps: int, warmup: float, floor: float) -> float:

@@ -288,7 +288,8 @@ def _make_sampler(
         looks_NE = dist_context.broadcast(looks).cpu().numpy()
     reads_jpegs = isinstance(train.frames, JpegFrames)  # else the order of the clips costs nothing
     where = (source.read_groups, source.shuffle_window) if reads_jpegs else (None, None)
-    return BatchSampler(train.num_clips, cfg.batch_size, cfg.seed, cfg.group_size, looks_NE, *where)
+    size = train.num_clips if cfg.full_batch else cfg.batch_size
+    return BatchSampler(train.num_clips, size, cfg.seed, cfg.group_size, looks_NE, *where)
 
 
 def _guided(cfg: AdaptConfig, model: VideoCLIP) -> bool:
@@ -312,7 +313,8 @@ def _make_optim(cfg: AdaptConfig, model: VideoCLIP, dist_context: DistContext) -
     learning = [p for group in optimiser.param_groups for p in group["params"]]
     of_loss = [backbone.logit_scale, *([bias] if bias is not None else []), *modules.parameters()]
     of_loss += model.interaction.parameters() if model.interaction is not None else []
-    grad_cache = GradCache(learning, of_loss, dist_context, cfg.micro_batch)
+    micro = cfg.micro_batch or (cfg.batch_size if cfg.full_batch else None)
+    grad_cache = GradCache(learning, of_loss, dist_context, micro)
     scaler = torch.amp.GradScaler(device.type) if cfg.precision == "fp16" else None
     return Optim(optimiser, grad_cache, bias, modules, scaler, max_logit_scale)
 
@@ -349,7 +351,9 @@ def _share_reader(draws: Draws, share: tuple[int, int], on_gpu: bool) -> Callabl
     def read(number: int) -> Share:
         read_share = draws.share(number, *share)
         inputs = read_share.inputs
-        return replace(read_share, inputs=inputs.pin_memory()) if on_gpu and not inputs.is_pinned() else read_share
+        if inputs is None or not on_gpu or inputs.is_pinned():
+            return read_share
+        return replace(read_share, inputs=inputs.pin_memory())
 
     return read
 

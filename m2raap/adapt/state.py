@@ -53,7 +53,7 @@ class Optim:
     `bias`: of an objective that has one. `modules`: those of the loss. `scaler`: of the loss, only in fp16.
     """
 
-    optimiser: torch.optim.AdamW
+    optimiser: torch.optim.Optimizer
     grad_cache: GradCache
     bias: nn.Parameter | None
     modules: LossModules

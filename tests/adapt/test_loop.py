@@ -78,6 +78,7 @@ def test_a_signal_keeps_the_step_at_which_it_came(cfg: AdaptConfig, number: int,
     "changes",
     [
         {},
+        {"full_batch": True, "train_text": False, "batch_size": 5},
         {"cache": "prefix", "group_size": 3},
         {"cache": "off", "train_vision_layers": 4, "learn_temperature": True},
         {
