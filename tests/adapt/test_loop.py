@@ -121,6 +121,7 @@ def test_a_signal_keeps_the_step_at_which_it_came(cfg: AdaptConfig, number: int,
     ],
     ids=[
         "cached levels",
+        "full batch",
         "cached prefix",
         "all live",
         "mean, bf16",
