@@ -46,6 +46,14 @@ def evaluate(
     protocols: Annotated[
         Path | None, typer.Option("--protocols", help="YAML file that declares benchmarks of your own by name")
     ] = None,
+    tags: Annotated[
+        Path | None,
+        typer.Option(
+            "--tags",
+            metavar="ANNOTATED",
+            help="also results by tag, of the --out of 'm2raap annotate apply EMBEDDED' (as evaluate.tags in a recipe)",
+        ),
+    ] = None,
     bank: Annotated[
         Path | None,
         typer.Option(
@@ -107,6 +115,8 @@ def evaluate(
     cfg = loaded.evaluate
     if protocols:
         cfg = cfg.model_copy(update={"benchmarks": cfg.benchmarks | read_benchmarks(protocols)})
+    if tags is not None:
+        cfg = cfg.model_copy(update={"tags": (tags,)})
     imported_as = None if protocol else open_view(source).corpus.benchmark
     name = asked_for(protocol, cfg.benchmarks, "--protocol") if protocol else imported_as or "custom"
     texts = _open_bank(bank, source, model, without or [], limit, loaded, out, force) if bank else None
@@ -164,10 +174,12 @@ def _open_bank(
 
 def _print_results(tree: dict[str, Any]) -> None:
     from m2raap.report.console import print_results
+    from m2raap.report.console_tags import print_by_tag
     from m2raap.report.data import ResultRow
 
     name = tree["protocol"]["name"] + ("" if tree["protocol"]["declared"] else " (undeclared)")
     print_results([ResultRow(arm="model", benchmark=name, **row) for row in tree["rows"]])
+    print_by_tag([ResultRow(arm="model", benchmark=name, **row) for row in tree.get("by_tag", [])])
     for lang, directions in tree["compat"]["rows"].items():
         for direction, row in directions.items():
             if row:

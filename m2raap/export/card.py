@@ -23,6 +23,8 @@ from m2raap.export.corpus import curated_steps, curated_view
 from m2raap.pipeline.plan import Step
 from m2raap.pipeline.run_folder import RunFolder
 from m2raap.stages import reasons
+from m2raap.stages.tag_counts import TagCounts
+from m2raap.stages.tag_signals import LEAST_P
 
 # Characters that make markup, a link or an address inside a line, or a heading or a list at its beginning. A number, such as
 # 0.5 or -3, and a network address are no markup: a list begins with '1. ' or '- '.
@@ -51,6 +53,7 @@ class _Tally:
     dropped: Counter[tuple[str, str, str, str, str, str]] = field(default_factory=Counter)
     outcomes: Counter[tuple[str, str]] = field(default_factory=Counter)
     signals: set[str] = field(default_factory=set)
+    tags: TagCounts = field(default_factory=TagCounts)
     seconds: float = 0.0  # length of the clips whose length is known
     timed: int = 0  # number of these clips
 
@@ -72,6 +75,7 @@ def dataset_card(path: Path) -> str:
         _funnel(steps),
         _dropped(tally),
         _texts(tally),
+        _tags(tally.tags),
         _rules(steps),
         _models(steps),
         _libraries(steps),
@@ -92,6 +96,7 @@ def _count(view: View, steps: list[Step]) -> _Tally:
             tally.sources[_source(clip)] += 1
             signals = part.signals.get(clip["clip_id"], {})
             tally.signals |= set(signals)
+            tally.tags.add(signals)
             if seconds := signals.get("duration_s"):
                 start, end = clip["start_s"] or 0.0, clip["end_s"]
                 tally.seconds += (end - start) if end is not None else max(0.0, seconds - start)
@@ -191,6 +196,23 @@ def _texts(tally: _Tally) -> str:
     return "\n\n".join(parts)
 
 
+def _tags(tags: TagCounts) -> str:
+    """The most frequent tags; '' where no clip has a tag."""
+    ordered = tags.ordered()
+    if not ordered:
+        return ""
+    rows = [(tag, tags.clips[tag], f"{tags.clips[tag] / tags.num_clips:.1%}") for tag in ordered[:_MOST_TAGS]]
+    left_out = f", and the {_MOST_TAGS} most frequent of {len(ordered):,} tags" if len(ordered) > _MOST_TAGS else ""
+    about = (
+        f"Clips to which a tagger (the stage annotate) gives a tag with p of at least {LEAST_P:g}: {tags.num_with_tags:,} of "
+        f"{tags.num_clips:,}{left_out}. Nobody has checked these tags."
+    )
+    return f"## Tags\n\n{about}\n\n" + _table(("tag", "clips", "share"), rows)
+
+
+_MOST_TAGS = 30
+
+
 def _settings(tree: Any) -> list[tuple[str, Any]]:
     """(dotted key, value for a reader) of all settings in a mapping."""
     return [
@@ -261,7 +283,8 @@ def _limits(view: View, tally: _Tally, recipe: Row) -> str:
         )
     if model == "builtin:tiny":
         lines.append(
-            "The tiny model of the package was trained on drawings of coloured shapes: its scores of real video mean little."
+            "The tiny model of the package was trained on drawings of coloured shapes: its scores of real video mean little, "
+            "and so do tags that come from its vectors."
         )
     if view.corpus.source.get("importer") == "world":
         lines.append("Synthetic world: drawings of coloured shapes, no real video.")

@@ -55,7 +55,7 @@ def evaluate(
     key-frames; of a benchmark the key-frames are made first, with `keyframes` as settings of that stage (with several
     `workers` a script needs `if __name__ == "__main__":`, since they are processes). `protocol`: the declared benchmark to
     use instead of the one that the corpus names. `evaluate`: settings as under that key of a recipe: `benchmarks` of the
-    user's (as m2raap.retrieval.benchmarks.read_benchmarks reads them from a YAML), `dual_softmax`, `qb_norm`. `bank`: a
+    user's (as m2raap.retrieval.benchmarks.read_benchmarks reads them from a YAML), `dual_softmax`, `qb_norm`, `tags`. `bank`: a
     bank's folder, or a training corpus whose texts the model then embeds, without the texts and videos of the benchmark.
     The results of dual_softmax and qb_norm are under `rescored`, by name. `out` keeps the folders (keyframes, embed, bank,
     evaluate) for `m2raap report compare`. The numbers are those of `m2raap embed` and `m2raap evaluate`. Raises M2raapError.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from m2raap.core.tables import Row, part_of, read_clip
 from m2raap.core.view import View, open_view
 from m2raap.pipeline.inspect import is_stale
 from m2raap.pipeline.run_folder import RunFolder
+from m2raap.pipeline.signal_text import signal_text
 from m2raap.stages.rules import StageRules
 
 
@@ -182,13 +182,7 @@ def tell(story: dict[str, Any]) -> list[str]:
 
 
 def _signal_lines(rows: list[Row]) -> list[str]:
-    lines = []
-    for row in rows:
-        columns = {k: v for k, v in row.items() if k not in ("clip_id", "text_id", "text_key", "dim")}
-        if columns:
-            name = row.get("text_id") or "clip"
-            lines.append(f"  {name}: " + ", ".join(f"{k} {_short(v)}" for k, v in columns.items()))
-    return lines
+    return [f"  {row.get('text_id') or 'clip'}: {text}" for row in rows if (text := signal_text(row))]
 
 
 def _rule_lines(rules: list[Row]) -> list[str]:
@@ -223,7 +217,3 @@ def _fate_lines(fate: dict[str, Any]) -> list[str]:
             f"  {text['text_id']} ({text['lang']}, {text['origin']}{': ' + how if how else ''}){parent_text}: {text['text']}"
         )
     return lines
-
-
-def _short(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else value if isinstance(value, str) else json.dumps(value)

@@ -23,6 +23,7 @@ from m2raap.pipeline.recipe import Recipe, arms_of
 from m2raap.pipeline.run_folder import Inputs, earlier_folders, refuse_other_run, write_run
 from m2raap.stages.adapt import AdaptStage, is_worker_rank, train_as_worker
 from m2raap.stages.shared import warn_of_drawings
+from m2raap.stages.tag_signals import tags_folder
 
 
 @dataclass(frozen=True)
@@ -38,10 +39,13 @@ class Options:
 
 
 def make_plan(recipe: Recipe, inputs: Inputs, out: Path) -> list[Step]:
-    """The steps of the run. Raises M2raapError for a missing corpus, before any work is done."""
+    """The steps of the run. Raises M2raapError for a missing corpus, or tags of other corpora, before any work is done."""
     view = inputs.view(recipe.langs)
-    benches = {name: inputs.bench(name, recipe.langs).digest for name in inputs.benches}
-    return plan(recipe, out, view.digest, benches, earlier_folders(out))
+    benches = {name: inputs.bench(name, recipe.langs) for name in inputs.benches}
+    for arm in arms_of(recipe).values():
+        for bench in benches.values() if arm.evaluate.tags else ():
+            tags_folder(arm.evaluate.tags, bench)
+    return plan(recipe, out, view.digest, {name: bench.digest for name, bench in benches.items()}, earlier_folders(out))
 
 
 def run(recipe: Recipe, inputs: Inputs, out: Path, engine: Engine, options: Options | None = None) -> bool:

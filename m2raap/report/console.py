@@ -322,6 +322,10 @@ def print_report(data: ReportData, file: TextIO | None = None) -> None:
         print_funnel(data.funnel, file)
     if data.grading:
         print_grading(data.grading, file)
+    if data.tags:
+        from m2raap.report.console_tags import print_taggers  # which prints its tables by this module
+
+        print_taggers(data.tags, file)
     results = [row for row in data.results if row.slice == "all"]
     differences = [row for row in data.differences if row.slice == "all"]
     frame_ablations = [row for row in data.frame_ablations if row.slice == "all"]

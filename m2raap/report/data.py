@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from m2raap.core.errors import listed
+from m2raap.report.tag_table import TagTable
 
 
 @dataclass(frozen=True)
@@ -353,6 +354,7 @@ class ReportData:
     notes: list[str] = field(default_factory=list)
     results: list[ResultRow] = field(default_factory=list)
     lengths: list[ResultRow] = field(default_factory=list)  # slices by the length of the clip
+    by_tag: list[ResultRow] = field(default_factory=list)  # slices by tag, which overlap
     published: list[PublishedRow] = field(default_factory=list)
     compat: list[CompatRow] = field(default_factory=list)
     rescored: list[RescoredRow] = field(default_factory=list)
@@ -366,6 +368,7 @@ class ReportData:
     progressive: list[ProgressiveRow] = field(default_factory=list)
     curves: list[Curve] = field(default_factory=list)
     funnel: list[FunnelStage] = field(default_factory=list)
+    tags: list[TagTable] = field(default_factory=list)
     grading: dict[str, Any] | None = None
     examples: list[Example] = field(default_factory=list)
     dropped: list[DroppedItem] = field(default_factory=list)

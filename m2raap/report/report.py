@@ -40,6 +40,7 @@ from m2raap.report.progressive import progressive_rows
 from m2raap.report.protocols import Protocols, marked, protocol_rows
 from m2raap.report.published import published_rows
 from m2raap.report.secondary import bilingual_rows, compat_rows, frame_ablation_rows, rescored_rows, two_way_rows
+from m2raap.report.tags import by_tag_rows, tag_tables
 from m2raap.retrieval.arms import paired, summarise
 from m2raap.retrieval.results_file import read_results
 from m2raap.retrieval.two_way import two_way_differences
@@ -95,6 +96,7 @@ def gather(run: RunFolder, recipe: Recipe, truth: Path | None) -> ReportData:
         notes=_notes(run, recipe, steps, synthetic),
         results=results,
         lengths=length_rows(run, evaluations, steps, recipe.seed),
+        by_tag=by_tag_rows(evaluations, recipe.seed),
         published=published_rows(settings, results),
         compat=compat_rows(evaluations),
         rescored=rescored_rows(evaluations, recipe.seed),
@@ -108,6 +110,7 @@ def gather(run: RunFolder, recipe: Recipe, truth: Path | None) -> ReportData:
         progressive=marked(progressive_rows(steps, recipe), protocols) if recipe.progressive else [],
         curves=_curves(steps),
         funnel=[row for step in curated for row in _funnel(step)],
+        tags=tag_tables(run, recipe, steps),
         grading=_grading(run, curated, truth) if truth else None,
         examples=examples(run, steps, main),
         dropped=dropped_gallery(run, curated),

@@ -20,6 +20,7 @@ from m2raap.report.data import (
     seed_note,
 )
 from m2raap.report.multiplicity import comparisons_note, of_progressive
+from m2raap.retrieval.tag_slices import LEAST_VIDEOS, MOST_TAGS
 
 LANGUAGES = {"en": "English", "zh": "Chinese"}
 DIRECTIONS = {
@@ -83,6 +84,9 @@ def view(data: ReportData) -> dict[str, Any]:
         "differing": _differing(data),
         "slices": _slices([row for row in data.results if row.scope == "official" and row.slice != "all"]),
         "lengths": _slices(data.lengths),
+        "by_tag": _by_tag(data.by_tag),
+        "least_videos": LEAST_VIDEOS,
+        "most_tags": MOST_TAGS,
         "frame_ablations": _frame_ablations(data),
         "two_way": [
             {"benchmark": benchmark, "lang": lang, "direction": direction, "rows": rows}
@@ -204,6 +208,18 @@ def _slices(rows: list[ResultRow]) -> list[dict[str, Any]]:
             "lang": lang,
             "direction": direction,
             **_pivot(group, lambda r: r.arm, lambda r: f"{r.slice} ({r.queries})"),
+        }
+        for (benchmark, lang, direction), group in _grouped(rows, lambda r: (r.benchmark, r.lang, r.direction))
+    ]
+
+
+def _by_tag(rows: list[ResultRow]) -> list[dict[str, Any]]:
+    return [
+        {
+            "benchmark": benchmark,
+            "lang": lang,
+            "direction": direction,
+            **_pivot(group, lambda r: f"{r.slice} ({r.queries})", lambda r: r.arm),
         }
         for (benchmark, lang, direction), group in _grouped(rows, lambda r: (r.benchmark, r.lang, r.direction))
     ]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from pydantic import Field
 
-from m2raap.core.config import Config
+from m2raap.core.config import HOW, Config
 
 
 class EvaluateConfig(Config):
@@ -27,4 +28,11 @@ class EvaluateConfig(Config):
         gt=0,
         le=10_000,
         description="Inverse temperature of QB-Norm, which adds rescored rows where a bank is given.",
+    )
+    # The digests of the folders are in the settings of the stage, so that their places need not be.
+    tags: tuple[Path, ...] = Field(
+        default=(),
+        description="Folders of annotate over the benchmarks, one for each, which add slices: R@k of the queries about videos "
+        "that have a tag with p of at least 0.5, for each of the 20 most frequent tags of at least 20 videos.",
+        json_schema_extra=HOW,
     )

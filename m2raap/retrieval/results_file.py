@@ -45,6 +45,7 @@ class ResultsTree(TypedDict):
     rescored: NotRequired[dict[str, Any]]
     bilingual: NotRequired[list[dict[str, Any]]]
     two_way: NotRequired[list[TwoWayOf]]
+    by_tag: NotRequired[list[ResultOf]]
     compat: NotRequired[dict[str, dict[str, dict[str, dict[str, FiniteFloat]]] | str]]
 
 

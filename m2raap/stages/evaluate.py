@@ -30,10 +30,12 @@ from m2raap.retrieval.rescore import LanguageScores, Rescore, Rescored, dual_sof
 from m2raap.retrieval.results import SCORE_DIGITS, Results, evaluate_embeddings
 from m2raap.retrieval.results_file import other_results, read_results
 from m2raap.retrieval.significance import bounds_text, change_text
+from m2raap.retrieval.tag_slices import LEAST_VIDEOS, add_tags, tag_rows
 from m2raap.stages.bank import Bank
 from m2raap.stages.protocol import protocol_of
 from m2raap.stages.rerank import NAME as RERANKED
 from m2raap.stages.shared import Shared
+from m2raap.stages.tag_signals import LEAST_P, tags_of_benchmark
 
 
 def evaluate_folder(
@@ -42,7 +44,7 @@ def evaluate_folder(
     """Writes results.json and ranks.parquet, and the same pair of files for every frame ablation of `embed` and every rescoring.
 
     Raises M2raapError where the counts are not those of the protocol, where `protocol` is similar to a declared name but not one,
-    and for a bank that holds a query or a video of the benchmark.
+    for a bank that holds a query or a video of the benchmark, and for tags of another corpus.
     """
     cfg = cfg or EvaluateConfig()
     embeddings = Embeddings.load(embedded)
@@ -56,6 +58,7 @@ def evaluate_folder(
         check_counts(benchmark, [*embeddings.video_ids, *embeddings.missing], owners)
     files: list[str] = []
     fields = {"protocol": protocol_of(embeddings, protocol, benchmark), "frame_ablation": None}
+    tags = tags_of_benchmark(cfg.tags, embedded) if cfg.tags else None
 
     def write(name: str, head: dict[str, Any], results: Results) -> None:
         suffix = f"-{name}" if name else ""
@@ -65,7 +68,11 @@ def evaluate_folder(
 
     for name in ("", *embeddings.variants_VE):
         results = evaluate_embeddings(embeddings.variant(name), seed)
-        write(name, {"frame_ablation": name or None, "bilingual": agreement(results.ranks, seed)}, results)
+        head: dict[str, Any] = {"frame_ablation": name or None, "bilingual": agreement(results.ranks, seed)}
+        if tags is not None and not name:
+            add_tags(results.ranks, tags)
+            head["by_tag"] = tag_rows([results.ranks], seed)
+        write(name, head, results)
     for name, label, first_stage, rescore in _rescorings(embedded, embeddings, cfg, bank):
         write(name, {"rescored": {"name": name, "label": label}}, evaluate_embeddings(first_stage, seed, rescore))
     num_videos, num_missing = len(embeddings.video_ids), len(embeddings.missing)
@@ -272,6 +279,8 @@ def side_lines(folder: Path) -> list[str]:
         ]
         name, label = tree["rescored"]["name"], tree["rescored"]["label"]
         lines.append(f"not the headline, {name}: R@1 {', '.join(numbers)}; {label}")
+    if headline.get("by_tag") == []:
+        lines.append(f"no slices by tag: no tag has p >= {LEAST_P:g} in at least {LEAST_VIDEOS} videos of one language")
     if not headline["protocol"]["declared"]:
         lines.append(
             f"'{headline['protocol']['name']}' is an undeclared benchmark: the number of its videos and texts is not declared, "
@@ -295,7 +304,8 @@ class EvaluateStage(SingleStage[EvaluateConfig]):
         self.protocol = ""
 
     def settings(self) -> dict[str, Any]:
-        return {"protocol": self.protocol, "seed": self.shared.seed, "rows": result_settings(self.cfg)}
+        tags = {"tags": [read_manifest(folder)["digest"] for folder in self.cfg.tags]} if self.cfg.tags else {}
+        return {"protocol": self.protocol, "seed": self.shared.seed, "rows": result_settings(self.cfg), **tags}
 
     def plan(self, step: StepInputs) -> Plan:
         self.protocol = step.view.corpus.benchmark or ""
