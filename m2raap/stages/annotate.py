@@ -105,6 +105,16 @@ class AnnotateStage(DataStage[AnnotateConfig]):
     def __init__(self, cfg: AnnotateConfig, shared: Any = None) -> None:
         super().__init__(cfg, shared)
 
+    @classmethod
+    def from_settings(cls, settings: dict[str, Any], source: str) -> AnnotateStage:
+        """Of a folder with a tagger that was given, whose place no manifest names, `cfg.tagger` is the folder `source`."""
+        has_tagger = isinstance(deps := settings.get("dependencies"), dict) and "tagger" in deps
+        if has_tagger and isinstance(score := settings.get("score"), dict):
+            settings = settings | {"score": score | {"tagger": source}}
+        stage = super().from_settings(settings, source)
+        assert isinstance(stage, cls)
+        return stage
+
     def dependencies(self) -> dict[str, Any]:
         if self.cfg.tagger is not None:
             return {"tagger": Tagger.load(tagger_folder(self.cfg.tagger)).digest}

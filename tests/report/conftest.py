@@ -34,9 +34,11 @@ from m2raap.report.data import (
 )
 from m2raap.report.grading import grade
 from m2raap.report.html import write_report
+from m2raap.report.tag_table import TaggerFigures, TagRow, TagTable
 from m2raap.retrieval.arms import paired
 from m2raap.retrieval.embeddings import Embeddings
 from m2raap.retrieval.results import Results, evaluate_embeddings
+from m2raap.retrieval.tag_slices import add_tags, tag_rows
 
 ARMS = {"mean pooling, bare backbone": 1.9, "mean pooling, adapted": 1.5, "STAN on clean data": 1.0}
 COLOURS = {"red": "#d33", "blue": "#36c", "green": "#2a5", "yellow": "#db2"}
@@ -98,6 +100,13 @@ def protocols_of(arms: list[str]) -> list[ProtocolRow]:
     ]  # fmt: skip
 
 
+def tagged_ranks(results: Results) -> list[dict]:
+    ranks = [dict(row) for row in results.ranks]
+    number = {row["video_id"]: int(row["video_id"][1:]) for row in ranks}
+    add_tags(ranks, {v: ["red / 红色"] * (i % 3 > 0) + ["circle / 圆形"] * (i % 2) for v, i in number.items()})
+    return ranks
+
+
 @cache
 def make_sample(hostile: str = "a red circle moves right") -> ReportData:
     found = {arm: results_of(noise, 1) for arm, noise in ARMS.items()}
@@ -146,6 +155,22 @@ def make_sample(hostile: str = "a red circle moves right") -> ReportData:
     truth += [{"id": "t000050.en0", "level": "text", "fault": "shouting", "repairable": True}]
     clip_of = {f"t{i:06d}.{lang}0": f"t{i:06d}" for i in range(60) for lang in ("en", "zh")}
     dropped_ids = {"black": [f"t{i:06d}" for i in range(9)], "mismatch": [f"t{i:06d}.en0" for i in range(24, 43)]}
+    tags = TagTable(
+        ["STAN on clean data"], 1036, 811,
+        TaggerFigures(89, 2560, 2560, 0.5013, [0.4918, 0.5117], 0.2747, 89, 0.8867, 0.5406, 0.0215),
+        ["The tagger was fitted on the clips of this corpus; each clip has the tags of the member that has not seen it."],
+        rows=[
+            TagRow("red / 红色", 214, 190, 0.7915, 0.7442, 0.8443, 356),
+            TagRow("circle / 圆形", 203, 188, 0.8483, 0.8081, 0.8964, 378),
+            TagRow(hostile, 12, 0, None, None, None, 0),
+        ],
+        rows_left_out=86,
+    )  # fmt: skip
+    by_tag = [
+        ResultRow(arm, "world-motion", **row)
+        for arm in names
+        for row in tag_rows([tagged_ranks(found[arm])], 0)
+    ]  # fmt: skip
     hits = [
         Hit(make_strip("t000007", "red"), 0.412, True, "a red circle moves to the right"),
         Hit(make_strip("t000031", "red", rightwards=False), 0.377, False, "a red circle moves to the left"),
@@ -209,6 +234,8 @@ def make_sample(hostile: str = "a red circle moves right") -> ReportData:
         ],
         curves=curves,
         funnel=funnel,
+        by_tag=by_tag,
+        tags=[tags],
         grading=grade(dropped_ids, truth, clip_of),
         examples=examples,
         dropped=dropped,

@@ -119,7 +119,7 @@ def test_all_sections_are_there_and_linked(sample: Callable[..., ReportData]) ->
     ids = {attributes["id"] for tag, attributes in page.tags if tag == "section"}
     links = {(attributes["href"] or "").removeprefix("#") for tag, attributes in page.tags if tag == "a"}
     assert ids == links
-    assert len(ids) == 17
+    assert len(ids) == 18
     shown = " ".join(" ".join(page.text).split())
     for expected in (
         "synthetic world, tiny model",

@@ -12,6 +12,9 @@ from m2raap.core.corpus import write_corpus
 from m2raap.core.errors import M2raapError
 from m2raap.core.view import View
 from m2raap.core.whole import StageOutput, run_single_stage
+from m2raap.pipeline.recipe import Recipe
+from m2raap.pipeline.run import make_plan
+from m2raap.pipeline.run_folder import Inputs
 from m2raap.retrieval.config import EvaluateConfig
 from m2raap.retrieval.embeddings import Embeddings
 from m2raap.stages.evaluate import EvaluateStage, read_ranks, side_lines
@@ -118,3 +121,15 @@ def test_a_tag_without_a_probability_is_a_message() -> None:
     assert probable_tags({"tags": ["a", "b"], "tags_p": [0.5, 0.49]}) == ["a"] and probable_tags({}) == []
     with pytest.raises(M2raapError, match="clip v: has 2 tags and 1 probabilities"):
         probable_tags({"clip_id": "v", "tags": ["a", "b"], "tags_p": [0.5]})
+
+
+def test_a_run_refuses_tags_of_another_corpus_before_it_begins(view: View, tags: Path, tmp_path: Path) -> None:
+    other = bench(tmp_path / "other", NAMES[:30])
+    train = [{"clip_id": "t", "video": "t.mp4", "split": "train"}]
+    write_corpus(tmp_path / "C", train, [], video_root=tmp_path, source={}, benchmark=None, num_parts=1)
+    recipe = Recipe.model_validate({"name": "r", "stages": [], "evaluate": {"tags": [str(tags)]}})
+    steps = make_plan(recipe, Inputs(tmp_path / "C", {"mine": view.corpus_path}), tmp_path / "R")
+    assert [step.stage for step in steps] == ["keyframes", "embed", "evaluate"]
+    both = {"mine": view.corpus_path, "other": other.corpus_path}
+    with pytest.raises(M2raapError, match=f"not of the benchmark {other.corpus_path}"):
+        make_plan(recipe, Inputs(tmp_path / "C", both), tmp_path / "R")
