@@ -59,6 +59,7 @@ NEVER_ALONE = (
     "caption.name",
     "caption.options",  # of code from outside: tests/stages/test_caption_truth.py
     "annotate.tagger",  # files, whose content is in the digest: tests/stages/test_annotate.py
+    "evaluate.tags",  # the same: tests/stages/test_tags_of_benchmark.py
     "annotate.labels.stop_words",
     "annotate.labels.synonyms",
     "adapt.temporal.name",
@@ -183,6 +184,7 @@ HOW_KEYS = {
         )
     ),
     "cotrain.threads",
+    "evaluate.tags",
     *(f"annotate.{key}" for key in ("tagger", "labels.stop_words", "labels.synonyms")),
 }
 
