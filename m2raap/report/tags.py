@@ -22,6 +22,7 @@ from m2raap.pipeline.run_folder import RunFolder
 from m2raap.report.data import ResultRow
 from m2raap.report.protocols import Evaluations
 from m2raap.report.tag_table import TaggerFigures, TagRow, TagTable
+from m2raap.retrieval.results_file import read_results
 from m2raap.retrieval.tag_slices import tag_rows
 from m2raap.stages.evaluate import read_ranks
 from m2raap.stages.tag_counts import TagCounts
@@ -39,11 +40,14 @@ OF_DRAWINGS = (
 
 def by_tag_rows(evaluations: Evaluations, seed: int) -> list[ResultRow]:
     """Every arm on every benchmark by tag; none for evaluations without tags. `evaluations`: one step for each training seed."""
-    return [
-        ResultRow(arm=arm, benchmark=bench, **row)
-        for (arm, bench), steps in evaluations.items()
-        for row in tag_rows([read_ranks(step.folder / "ranks.parquet") for step in steps], seed)
-    ]
+    rows = []
+    for (arm, bench), steps in evaluations.items():
+        if len(steps) == 1:
+            of_arm = read_results(steps[0].folder).get("by_tag", [])
+        else:
+            of_arm = tag_rows([read_ranks(step.folder / "ranks.parquet") for step in steps], seed)
+        rows += [ResultRow(arm=arm, benchmark=bench, **row) for row in of_arm]
+    return rows
 
 
 def tag_tables(run: RunFolder, recipe: Recipe, steps: Sequence[Step]) -> list[TagTable]:

@@ -12,6 +12,7 @@ import pytest
 from m2raap.annotate.config import AnnotateConfig
 from m2raap.core.corpus import write_corpus
 from m2raap.core.view import View
+from m2raap.pipeline.plan import Step
 from m2raap.pipeline.recipe import Recipe
 from m2raap.pipeline.run_folder import RunFolder
 from m2raap.report.console_tags import print_taggers
@@ -171,6 +172,17 @@ def test_slices_by_tag_have_a_line_each() -> None:
     page = render(data)
     assert page.count('dir="auto">red / 红色 (40)</th>') == 4 and '<a href="#slices">' in page
     assert "A video may be in several slices" in page
+
+
+def test_seeds_are_averaged(monkeypatch: pytest.MonkeyPatch) -> None:
+    tables = {f"seed{seed}": [dict(row) for row in results_of(1.0, seed, num_videos=40).ranks] for seed in (1, 2)}
+    for table in tables.values():
+        add_tags(table, {row["video_id"]: ["red"] for row in table})
+    monkeypatch.setattr("m2raap.report.tags.read_ranks", lambda path: tables[path.parent.name])
+    steps = [Step("a", "a", "evaluate", "bench", Path(name), ()) for name in tables]
+    rows = by_tag_rows({("a", "bench"): steps}, 0)
+    assert len(rows) == 4 and {(row.slice, row.seeds, row.queries) for row in rows} == {("red", 2, 40)}
+    assert all(row.metrics["R@1"] == pytest.approx(sum(row.seeds_r1) / 2, abs=1e-5) for row in rows)
 
 
 def test_evaluations_without_tags_have_no_slices(tmp_path: Path) -> None:
