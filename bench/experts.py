@@ -23,7 +23,7 @@ from m2raap.annotate.config import FitConfig
 from m2raap.annotate.experts import MoEHeads
 from m2raap.annotate.fit import fit
 from m2raap.annotate.job import LABELS, Job, save_weights
-from m2raap.annotate.judge import DRAWS, BestTask, best_tags
+from m2raap.annotate.judge import DRAWS, ClipsTask, best_tags
 from m2raap.annotate.label_set import LabelSet
 from m2raap.annotate.metrics import TOP, Judgement, draws_of, gap, interval, joined
 from m2raap.annotate.shards import Shard, make_shard, read_shard, write_shard
@@ -169,7 +169,7 @@ def _rows(task: Task) -> list[np.ndarray]:
 
 def _unseen(job: Job, shared: int) -> list[Judgement]:
     tasks = [
-        BestTask(job, member, 0, index, shared, "unseen")
+        ClipsTask(job, member, 0, index, shared, "unseen")
         for member in range(job.cfg.folds)
         for index in range(job.num_shards)
     ]

@@ -23,7 +23,16 @@ from m2raap.annotate.calibration import Bins, expected_error, fitted
 from m2raap.annotate.gradients import gradient_sum, put_gradients
 from m2raap.annotate.heads import pool, train_heads
 from m2raap.annotate.job import LABELS, Job, save_weights
-from m2raap.annotate.judge import BestTask, LabelTask, best_tags, label_scores, pair_bins, summary, write_label_table
+from m2raap.annotate.judge import (
+    ClipsTask,
+    LabelScore,
+    LabelTask,
+    best_tags,
+    label_scores,
+    pair_bins,
+    summary,
+    write_label_table,
+)
 from m2raap.annotate.metrics import gap, joined
 from m2raap.annotate.pretrain import pretrain
 from m2raap.annotate.tagger import TAGGER, MemberJson
@@ -80,38 +89,47 @@ def fit(job: Job, engine: Engine, out: Path, about: dict[str, Any], report: Repo
         for member in members:
             _shared(running, member, number)
     chosen = [_best(job, member) for member in members]
-    bins = [_joined_bins(running.map("calibration", pair_bins, running.shards(task))) for task in chosen]
-    members_json: list[MemberJson] = []
-    for task, of_member in zip(chosen, bins, strict=True):
-        a, b = fitted(of_member)
-        value = _read_round(task).get("val_gap", {})[str(task.shared)]
-        members_json.append({"round": task.round, "shared": task.shared or 0, "val_gap": value, "calibration": [a, b]})
-    tasks = [BestTask(job, task.member, task.round, 0, task.shared, "unseen") for task in chosen]
-    unseen = joined(
-        [part for task in tasks for part in running.map("tags of unseen clips", best_tags, running.shards(task))]
-    )
-    scores = [
-        score
-        for of_group in running.map(
-            "labels", label_scores, [LabelTask(tuple(chosen), group) for group in range(len(job.groups))]
-        )
-        for score in of_group
-    ]
-    pairs = [(of_member, m["calibration"]) for of_member, m in zip(bins, members_json, strict=True)]
-    metrics = summary(unseen, scores, job.cfg.seed) | {
-        "calibration_error_before": sum(expected_error(of_member) for of_member, _ in pairs) / len(pairs),
-        "calibration_error": sum(expected_error(of_member, (a, b)) for of_member, (a, b) in pairs) / len(pairs),
-        "rounds": [
-            [dict(_read_round(Task(job, member, number))) for number in range(job.cfg.rounds)] for member in members
-        ],
-    }
+    members_json, metrics, scores = _judged(running, chosen)
     with replaced_folder(out) as temp:
-        _write(job, chosen, members_json, temp)
+        _write(job, chosen, temp)
         write_label_table(temp / "labels.csv", job.labels, scores)
         files = {name: file_sha256(temp / name) for name in files_below(temp, "") if name != TAGGER}
         settings = json.loads(json.dumps(result_settings(job.cfg)))
         tree = {"fit": settings, "dim": job.dim, "members": members_json, "metrics": metrics, "files": files, **about}
         write_json(temp / TAGGER, tree)
+
+
+def _judged(running: _Fit, chosen: Sequence[Task]) -> tuple[list[MemberJson], dict[str, Any], list[LabelScore]]:
+    """Of the chosen round of each member: what tagger.json says of it, calibrated by the val clips; the metrics of all on clips
+    that they have not seen; and the score of every label."""
+    job = running.job
+    of_clips = {
+        which: [ClipsTask(job, task.member, task.round, 0, task.shared, which) for task in chosen]
+        for which in ("val", "unseen")
+    }
+    calibrations = [fitted(_bins(running, task)) for task in of_clips["val"]]
+    unseen_bins = [_bins(running, task) for task in of_clips["unseen"]]
+    rounds = [[dict(_read_round(replace(t, round=number))) for number in range(job.cfg.rounds)] for t in chosen]
+    members_json: list[MemberJson] = [
+        {
+            "round": task.round,
+            "shared": task.shared or 0,
+            "val_gap": rounds[place][task.round]["val_gap"][str(task.shared)],
+            "calibration": list(calibrations[place]),
+        }
+        for place, task in enumerate(chosen)
+    ]
+    judged = [running.map("tags of unseen clips", best_tags, running.shards(task)) for task in of_clips["unseen"]]
+    tasks = [LabelTask(tuple(chosen), group) for group in range(len(job.groups))]
+    scores = [score for of_group in running.map("labels", label_scores, tasks) for score in of_group]
+    errors = [expected_error(bins) for bins in unseen_bins]
+    calibrated = [expected_error(bins, values) for bins, values in zip(unseen_bins, calibrations, strict=True)]
+    metrics = summary(joined([part for parts in judged for part in parts]), scores, job.cfg.seed) | {
+        "calibration_error_before": sum(errors) / len(errors),
+        "calibration_error": sum(calibrated) / len(calibrated),
+        "rounds": rounds,
+    }
+    return members_json, metrics, scores
 
 
 def _heads(running: _Fit, number: int) -> None:
@@ -167,7 +185,7 @@ def _resumed(kept: Path, shared: torch.nn.Module, optimiser: IRpropPlus) -> list
 
 
 def _val_gap(running: _Fit, task: Task) -> float:
-    tasks = running.shards(BestTask(task.job, task.member, task.round, 0, task.shared, "val"))
+    tasks = running.shards(ClipsTask(task.job, task.member, task.round, 0, task.shared, "val"))
     judged = joined(running.map("GAP of the val clips", best_tags, tasks))
     if not len(judged.p_NT):
         raise M2raapError(
@@ -191,14 +209,13 @@ def _best(job: Job, member: int) -> Task:
     return Task(job, member, number, 0, shared)
 
 
-def _joined_bins(parts: Sequence[Bins]) -> Bins:
-    total = parts[0]
-    for part in parts[1:]:
-        total = total + part
-    return total
+def _bins(running: _Fit, task: ClipsTask) -> Bins:
+    """The pairs of clips of all shards and labels, by their log-odds."""
+    first, *others = running.map("calibration", pair_bins, running.shards(task))
+    return sum(others, first)
 
 
-def _write(job: Job, chosen: Sequence[Task], members: Sequence[MemberJson], out: Path) -> None:
+def _write(job: Job, chosen: Sequence[Task], out: Path) -> None:
     shutil.copyfile(job.folder / LABELS, out / LABELS)
     for task in chosen:
         folder = out / f"member-{task.member}"

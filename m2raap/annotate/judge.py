@@ -27,13 +27,13 @@ DRAWS = 100
 
 
 @dataclass(frozen=True)
-class BestTask(Task):
+class ClipsTask(Task):
     """`which`: val or unseen (see Shard.rows)."""
 
     which: str = "val"
 
 
-def best_tags(task: BestTask) -> Judgement:
+def best_tags(task: ClipsTask) -> Judgement:
     """The best tags of the clips of a shard by the heads of the round, which are read group by group."""
     job = task.job
     one_thread()
@@ -61,12 +61,12 @@ class LabelScore:
     clips: int
 
 
-def pair_bins(task: Task) -> Bins:
-    """The pairs of a val clip of a shard and a label, by their log-odds."""
+def pair_bins(task: ClipsTask) -> Bins:
+    """The pairs of a clip of a shard (`task.which`) and a label, by their log-odds."""
     job = task.job
     one_thread()
     shared, shard = job.load_shared(task.shared_path), task.shard()
-    rows = shard.rows(task.member, job.cfg.folds, "val")
+    rows = shard.rows(task.member, job.cfg.folds, task.which)
     z_NH = torch.from_numpy(vectors_of(shared, shard, rows)).to(device())
     total = counted(np.zeros((0, 0)), np.zeros((0, 0), bool))
     for group, labels in enumerate(job.groups):

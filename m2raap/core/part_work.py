@@ -39,7 +39,7 @@ class PartTask:
     settings: dict[str, Any]  # of the stage, computed once, because that may read files
     plan: str  # digest of the folder's plan, which must not change while the task runs
     decisions: dict[str, Any] | None = None
-    made: str = ""  # digest of what the stage has made before its parts (DataStage.before_parts)
+    prepared_digest: str = ""  # digest of what the stage has made before its parts (DataStage.before_parts)
 
     def settings_digest(self, phase: str) -> str:
         """The digest of the settings of a phase, which is stored in every part."""
@@ -101,7 +101,7 @@ def score_part(task: PartTask) -> Scored:
     }
     if videos:
         videos.save()
-    key = digest([task.settings_digest("score"), digests, *([task.made] if task.made else [])])
+    key = digest([task.settings_digest("score"), digests, *([task.prepared_digest] if task.prepared_digest else [])])
     done = done_path(folder, "score", index)
     refuse_redone(folder, task.plan)
     if _is_done(folder, done, key, task.settings_digest("score")):
@@ -126,7 +126,7 @@ def score_part(task: PartTask) -> Scored:
         rows = tables.get(table, [])
         files[part_key(table, index)] = write_part(folder, table, index, rows, schema, settings_digest)
     record = {"key": key, "settings": settings_digest, "clips": digests, "files": files}
-    write_json(done, record | ({"made": task.made} if task.made else {}))
+    write_json(done, record | ({"prepared": task.prepared_digest} if task.prepared_digest else {}))
     on = device() if stage.runs_network and fresh else None
     return Scored(time.monotonic() - start, len(fresh), 0, on)
 
@@ -156,7 +156,7 @@ def _reuse(task: PartTask, digests: dict[str, str]) -> tuple[Tables, set[str]]:
 def _reuse_part(task: PartTask, previous: Path, old: int, digests: dict[str, str]) -> tuple[Tables, set[str]]:
     """As `_reuse`, from one part of the earlier run. Raises M2raapError where it is absent or damaged."""
     scored = read_record(DoneRecord, done_path(previous, "score", old))
-    if (scored["settings"], scored.get("made", "")) != (task.settings_digest("score"), task.made):
+    if (scored["settings"], scored.get("prepared", "")) != (task.settings_digest("score"), task.prepared_digest):
         return {}, set()
     known = scored.get("clips", {})
     same = {clip_id for clip_id, value in digests.items() if known.get(clip_id) == value}

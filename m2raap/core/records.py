@@ -76,13 +76,13 @@ class Plan(TypedDict):
 
 
 class DoneRecord(TypedDict):
-    """done/score-*.json and done/apply-*.json: one part in one phase. `clips`: the digest of each clip's input (score); `made`:
-    of what the stage made before its parts."""
+    """done/score-*.json and done/apply-*.json: one part in one phase. `clips`: the digest of each clip's input (score);
+    `prepared`: of what the stage made before its parts."""
 
     key: str
     settings: str
     clips: NotRequired[Digests]
-    made: NotRequired[str]
+    prepared: NotRequired[str]
     files: Digests
     counts: NotRequired[dict[str, Count]]
 

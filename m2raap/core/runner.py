@@ -81,8 +81,8 @@ def run_data_stage(
             return True
         plan = plan_digest(folder)
         parts = [part for part in range(view.num_parts) if part % share[1] == share[0] - 1]
-        made = stage.before_parts(view, engine, alone)
-        tasks = [PartTask(stage, view, folder, part, settings, plan, made=made) for part in parts]
+        prepared_digest = stage.before_parts(view, engine, alone)
+        tasks = [PartTask(stage, view, folder, part, settings, plan, prepared_digest=prepared_digest) for part in parts]
         spent = stage.spent()
         if num_open := _score(stage, tasks, engine, folder):
             raise BudgetSpent(f"{folder}: {stage.summary(spent, {}, num_open)}")

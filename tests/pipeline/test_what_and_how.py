@@ -42,6 +42,7 @@ BASES: dict[str, list[dict[str, Any]]] = {
         *({"temporal": {"name": name}} for name in ("mean", "seqtransf", "stan", "adapter", "message")),
         {"lora": {}, "acg": {}, "loss": {"frame_caption": {"weight": 0.5}}},
         {"harmonize": {}, "loss": {"clip_caption": {"weight": 0.5}}},
+        {"train_text": False},
         *(
             {"interaction": {"name": name}, "loss": {"interaction": {"weight": 0.5}}}
             for name in ("mug", "caption_guided_mug", "fine")
