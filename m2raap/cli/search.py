@@ -93,13 +93,24 @@ def index(
     emit(tree, [f"{out}: {tree['clips']:,} clips, {tree['kind']}, model {tree['model'][:12]}", counts], as_json)
 
 
-@app.command("query", help="Search an index by a text, a picture, a video or one of its clips.")
+@app.command("query", help="Search an index by a text, a picture, a video, one of its clips, or tags.")
 def query(
     index: IndexArgument,
     text: Annotated[str | None, typer.Argument(metavar="[TEXT]", help="text in English or Chinese")] = None,
     image: Annotated[Path | None, typer.Option("--image", help="search by a picture: JPEG, PNG, WebP")] = None,
     video: Annotated[Path | None, typer.Option("--video", help="search by a video")] = None,
     like: Annotated[str | None, typer.Option("--like", metavar="CLIP_ID", help="search by a clip of the index")] = None,
+    tag: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--tag",
+            help="only clips with this tag (of 'm2raap annotate'); repeatable; alone: the most probable clips first",
+        ),
+    ] = None,
+    tag_p: Annotated[
+        float | None,
+        typer.Option("--tag-p", min=0, max=1, help="probability from which a clip has a --tag (default: 0.5)"),
+    ] = None,
     top: Annotated[int, typer.Option("--top", min=1, help="number of hits")] = 5,
     source: Annotated[str | None, typer.Option("--source", help="only clips of this source")] = None,
     min_s: Annotated[
@@ -113,31 +124,37 @@ def query(
     model: ModelOption = None,
     as_json: options.JsonOption = False,
 ) -> None:
-    if sum(value is not None for value in (text, image, video, like)) != 1:
-        raise UsageError("search query: give exactly one of TEXT, --image, --video and --like")
-    from m2raap.search.backend import ClipFilter
+    num_queries = sum(value is not None for value in (text, image, video, like))
+    if num_queries > 1 or not (num_queries or tag):
+        raise UsageError("search query: give exactly one of TEXT, --image, --video and --like, or --tag alone")
+    if tag_p is not None and not tag:
+        raise UsageError("search query: --tag-p says from which probability a clip has a --tag; give a --tag, too")
+    from m2raap.search.backend import HAS_TAG_P, ClipFilter
     from m2raap.search.search import Search, locate, save_frames
 
     opened = Search(index, chosen_model(model))
-    clip_filter = ClipFilter(source, min_s, max_s)
+    has_tag_p = HAS_TAG_P if tag_p is None else tag_p
+    clip_filter = ClipFilter(source, min_s, max_s, tuple(tag or ()), has_tag_p)
     if text is not None:
         hits = opened.by_text(text, top, clip_filter)
     elif image is not None:
         hits = opened.by_picture(_read(image), str(image), top, clip_filter)
     elif video is not None:
         hits = opened.by_video(video, top, clip_filter)
-    else:
-        assert like is not None
+    elif like is not None:
         hits = opened.like(like, top, clip_filter)
+    else:
+        hits = opened.by_tags(top, clip_filter)
     locate(opened, hits)
     if frames:
         save_frames(opened, hits, frames)
     tree = {"index": str(index), "model": opened.gallery.model_digest, "hits": hits}
-    emit(tree, (line for hit in hits for line in _lines(hit)), as_json)
+    emit(tree, (line for hit in hits for line in _lines(hit, has_tag_p)), as_json)
     if hits and not frames and not as_json:
         talk.log("to write the key-frames as JPEG files, give --frames DIR")
     if not hits and not as_json:
-        typer.echo("no clip of the index satisfies --source, --min-s and --max-s")
+        filters = "--source, --min-s, --max-s and --tag" if tag else "--source, --min-s and --max-s"
+        typer.echo(f"no clip of the index satisfies {filters}")
 
 
 def _read(path: Path) -> bytes:
@@ -147,7 +164,7 @@ def _read(path: Path) -> bytes:
         raise M2raapError(f"{path}: cannot be read ({error.strerror})") from None
 
 
-def _lines(hit: dict[str, Any]) -> Iterator[str]:
+def _lines(hit: dict[str, Any], has_tag_p: float) -> Iterator[str]:
     length = f"  {hit['duration_s']:.1f} s long" if hit["duration_s"] is not None else ""
     clip, video = talk.one_line(hit["clip_id"]), talk.one_line(hit["video"])
     yield f"{hit['rank']:>3}  {hit['score']:.4f}  {clip}  {video}{length}"
@@ -159,6 +176,8 @@ def _lines(hit: dict[str, Any]) -> Iterator[str]:
     yield f"     key-frames, best first: {talk.one_line(named + part)}"
     for caption in hit["captions"]:
         yield f"     {caption['lang']}: {talk.one_line(caption['text'])[:200]}"
+    if tags := [f"{row['tag']} {row['p']:.2f}" for row in hit["tags"] if row["p"] >= has_tag_p]:
+        yield f"     tags: {talk.one_line(', '.join(tags))[:200]}"
 
 
 @app.command("serve", help="Serve an index as a search page in English and Chinese, and as a JSON API.")

@@ -144,18 +144,19 @@ class VectorIndex:
         return cls(kind, vectors_NE, index)
 
     def search(
-        self, queries_QE: Floats, top: int, allowed_N: NDArray[np.bool_] | None = None
+        self, queries_QE: Floats, top: int, allowed_N: NDArray[np.bool_] | None = None, *, exact: bool = False
     ) -> tuple[NDArray[np.int64], Floats]:
         """Rows (Q, K) and scores (Q, K) of the best K = min(top, clips allowed), best first, equal scores by row.
 
-        An approximate kind may give fewer: the last rows are then -1 and the last scores -inf.
+        An approximate kind may give fewer: the last rows are then -1 and the last scores -inf. `exact`: all allowed clips are
+        scored, however many they are and whatever the kind.
         """
         queries_QE = np.ascontiguousarray(queries_QE, np.float32)
         num = len(self.vectors_NE) if allowed_N is None else int(allowed_N.sum())
         top = min(top, num)
         if top == 0:
             return np.zeros((len(queries_QE), 0), np.int64), np.zeros((len(queries_QE), 0), np.float32)
-        if allowed_N is not None and (num <= SCAN_MOST or self.kind == "flat"):
+        if allowed_N is not None and (exact or num <= SCAN_MOST or self.kind == "flat"):
             return self._scan(queries_QE, top, np.flatnonzero(allowed_N))
         num_candidates = min(num, max(PQ_CANDIDATES, 20 * top)) if self.kind == "pq" else top
         params, _held = self._parameters(num_candidates, allowed_N)

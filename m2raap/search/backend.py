@@ -9,6 +9,8 @@ from typing import Any, Protocol
 from m2raap.core.errors import M2raapError
 
 Hit = dict[str, Any]
+HAS_TAG_P = 0.5  # probability from which a clip has a tag, where the user gives no other
+MOST_FACETS = 20
 
 
 class NotThere(M2raapError):
@@ -17,11 +19,16 @@ class NotThere(M2raapError):
 
 @dataclass(frozen=True)
 class ClipFilter:
-    """Which clips may be hits. A clip of unknown length is left out where `min_s` or `max_s` is given."""
+    """Which clips may be hits. A clip of unknown length is left out where `min_s` or `max_s` is given.
+
+    `tags`: a hit has all of them, each with a probability of at least `tag_p`.
+    """
 
     source: str | None = None
     min_s: float | None = None
     max_s: float | None = None
+    tags: tuple[str, ...] = ()
+    tag_p: float = HAS_TAG_P
 
 
 NO_FILTER = ClipFilter()
@@ -32,6 +39,10 @@ class Backend(Protocol):
     `video` raise NotThere."""
 
     def about(self) -> dict[str, Any]: ...
+
+    def by_tags(self, top: int, clip_filter: ClipFilter) -> list[Hit]: ...
+
+    def facets(self, hits: list[Hit], clip_filter: ClipFilter) -> list[dict[str, Any]]: ...
 
     def by_text(self, query: str, top: int, clip_filter: ClipFilter) -> list[Hit]: ...
 

@@ -1,6 +1,6 @@
 """An index on disk: a stage folder whose rows are clips.
 
-clips/part-*.parquet   one row per clip, in the order of the vectors: id, video, times, source, texts and their languages
+clips/part-*.parquet   one row per clip, in the order of the vectors: id, video, times, source, texts and their languages, tags
 vectors.npy            (N, E) float32, one unit vector per clip
 frames.npy             (F, E) float16, one unit vector per key-frame, clip after clip
 index.faiss            made from vectors.npy; opened only where its SHA-256 is the one in manifest.json
@@ -33,6 +33,7 @@ from m2raap.models.config import BackboneConfig
 from m2raap.retrieval.embeddings import read_npy
 from m2raap.retrieval.index import Kind, VectorIndex
 from m2raap.search.index_rows import refuse_bad_rows
+from m2raap.search.tags import with_numbered_tags
 
 CLIPS = pa.schema(
     [
@@ -51,6 +52,11 @@ CLIPS = pa.schema(
         ("langs", pa.list_(pa.string())),
         ("texts", pa.list_(pa.string())),
         ("origins", pa.list_(pa.string())),
+        (
+            "tags",
+            pa.list_(pa.string()),
+        ),  # labels of annotate, the most probable first; null in an index of version 1 or 2
+        ("tags_p", pa.list_(pa.float64())),  # their probabilities
     ]
 )
 CLIPS_A_PART = 8192
@@ -178,7 +184,7 @@ class Gallery:
         tables = [_clips_of(path, part) for part in signed_parts(path, "clips") or ()]
         if not tables or FAISS not in manifest["files"]:
             raise M2raapError(f"{path}: its manifest lists no file of clips, or no {FAISS}; make the index again")
-        clips = pa.concat_tables(tables).combine_chunks()
+        clips = pa.concat_tables(tables).unify_dictionaries().combine_chunks()
         vectors_NE, frames_FE = (_mapped(path / name, kind) for name, kind in ((VECTORS, "<f4"), (FRAMES, "<f2")))
         gallery = cls(path, manifest, clips, vectors_NE, frames_FE)
         refuse_bad_rows(path, clips, len(gallery.sources.views))
@@ -232,7 +238,7 @@ class Gallery:
 def _clips_of(path: Path, part: int) -> pa.Table:
     file = refuse_changed_file(path, part_key("clips", part))
     try:
-        return pq.read_table(file, schema=CLIPS)
+        return with_numbered_tags(pq.read_table(file, schema=CLIPS))
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise damaged(file, error) from None
 

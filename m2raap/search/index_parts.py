@@ -25,8 +25,9 @@ from m2raap.core.view import Part, View
 from m2raap.models.config import BackboneConfig
 from m2raap.search.clip_vectors import ClipEncoder, index_encoder
 from m2raap.search.gallery import CLIPS, Gallery, Sources
+from m2raap.search.tags import tags_of_signals
 
-NAME, VERSION = "index", 2
+NAME, VERSION = "index", 3
 _SCRATCH = pa.schema([*CLIPS, ("vector", pa.binary()), ("frames", pa.binary())])
 
 
@@ -156,7 +157,8 @@ def _rows(part: Part, number: int) -> Iterator[Row]:
         clip_id, frames = clip["clip_id"], part.frames.get(clip["clip_id"])
         texts = [row for row in part.texts_of[clip_id] if row["origin"] != "aux"]
         end_s, start_s = clip["end_s"], clip["start_s"] or 0.0
-        known_s = part.signals.get(clip_id, {}).get("duration_s")
+        signals = part.signals.get(clip_id, {})
+        known_s, (tags, tags_p) = signals.get("duration_s"), tags_of_signals(clip_id, signals)
         yield {
             "clip_id": clip_id,
             "view": number,
@@ -168,6 +170,8 @@ def _rows(part: Part, number: int) -> Iterator[Row]:
             "langs": [row["lang"] for row in texts],
             "texts": [row["text"] for row in texts],
             "origins": [row["origin"] for row in texts],
+            "tags": tags,
+            "tags_p": tags_p,
         } | {name: clip[name] for name in ("video", "start_s", "end_s", "source", "category")}
 
 

@@ -17,9 +17,10 @@ from m2raap.core.spread import spread
 from m2raap.core.tables import Row, part_of
 from m2raap.core.view import View
 from m2raap.models.config import BackboneConfig
-from m2raap.search.backend import NO_FILTER, ClipFilter, Hit, NotThere
+from m2raap.search.backend import HAS_TAG_P, MOST_FACETS, NO_FILTER, ClipFilter, Hit, NotThere
 from m2raap.search.clip_vectors import ClipEncoder
 from m2raap.search.gallery import Gallery
+from m2raap.search.tags import ClipTags
 from m2raap.stages.keyframes import KeyframesConfig, KeyframesStage
 from m2raap.stages.transnet import network_cuts
 from m2raap.stages.videos import video_worker
@@ -72,7 +73,8 @@ class Search:
             _ = self._encoder
 
     def about(self) -> dict[str, Any]:
-        """Facts for the page: number of clips, languages, sources, the model's digest, and some captions as example queries."""
+        """Facts for the page: number of clips, languages, sources, the model's digest, some captions as example queries, and
+        the most frequent tags with their number of clips."""
         gallery = self.gallery
         examples: dict[str, list[str]] = {lang: [] for lang in gallery.langs}
         for row in spread(len(gallery.clips), 12):
@@ -86,6 +88,7 @@ class Search:
             "sources": self.sources[:_MOST_SOURCES],
             "model": gallery.model_digest,
             "examples": examples,
+            "tags": self._tags.frequent(MOST_FACETS, HAS_TAG_P),
         }
 
     def by_text(self, query: str, top: int, clip_filter: ClipFilter = NO_FILTER) -> list[Hit]:
@@ -133,6 +136,23 @@ class Search:
         """The clips nearest to a clip of the index, without that clip. Raises NotThere."""
         row = self._row(clip_id)
         return self._hits(self.gallery.vectors_NE[row], top, clip_filter, without=row)
+
+    def by_tags(self, top: int, clip_filter: ClipFilter) -> list[Hit]:
+        """The clips with all tags of the filter, by the product of the probabilities, which is their score; equal ones in the
+        order of the index. Frames are scored by their nearness to their clip. Raises UsageError for an unknown tag."""
+        _refuse_top(top)
+        p_N = self._tags.p(clip_filter.tags, clip_filter.tag_p)
+        allowed = self._allowed(clip_filter)
+        assert clip_filter.tags and allowed is not None
+        rows = np.flatnonzero(allowed)
+        best = rows[np.argsort(-p_N[rows], kind="stable")[:top]].tolist()
+        vectors_NE = self.gallery.vectors_NE
+        return [{"rank": rank} | self._hit(row, float(p_N[row]), vectors_NE[row]) for rank, row in enumerate(best, 1)]
+
+    def facets(self, hits: list[Hit], clip_filter: ClipFilter) -> list[dict[str, Any]]:
+        """The tags that most hits have: {tag, clips}. `clips`: how many clips of the index pass the filter and have the tag."""
+        rows = [self.gallery.row_of[hit["clip_id"]] for hit in hits]
+        return self._tags.of_rows(rows, MOST_FACETS, clip_filter.tag_p, self._allowed(clip_filter))
 
     def clip(self, clip_id: str) -> Row:
         """The index's row of a clip, as in `gallery.CLIPS`. Raises NotThere."""
@@ -237,7 +257,13 @@ class Search:
             lengths_s = self._lengths_s
             least, most = clip_filter.min_s or 0.0, np.inf if clip_filter.max_s is None else clip_filter.max_s
             allowed &= (lengths_s >= least) & (lengths_s <= most)  # a comparison with NaN is False
+        if clip_filter.tags:
+            allowed &= ~np.isnan(self._tags.p(clip_filter.tags, clip_filter.tag_p))
         return allowed
+
+    @cached_property
+    def _tags(self) -> ClipTags:
+        return ClipTags.of(self.gallery.clips)
 
     @cached_property
     def _source_names(self) -> np.ndarray:
@@ -249,10 +275,11 @@ class Search:
         return self.gallery.clips["duration_s"].to_numpy().astype(float)
 
     def _hits(self, query_E: np.ndarray, top: int, clip_filter: ClipFilter, without: int | None = None) -> list[Hit]:
-        if not 1 <= top <= MAX_TOP:
-            raise M2raapError(f"--top {top}: must be between 1 and {MAX_TOP}")
+        _refuse_top(top)
         num = top if without is None else top + 1
-        rows, scores = self._faiss.search(query_E[None], num, self._allowed(clip_filter))
+        # Few clips may have a tag, which an approximate index would miss.
+        allowed, exact = self._allowed(clip_filter), bool(clip_filter.tags)
+        rows, scores = self._faiss.search(query_E[None], num, allowed, exact=exact)
         candidates = [(row, score) for row, score in zip(rows[0].tolist(), scores[0].tolist(), strict=True) if row >= 0]
         kept = [(row, score) for row, score in candidates if row != without][:top]
         return [{"rank": rank} | self._hit(row, score, query_E) for rank, (row, score) in enumerate(kept, 1)]
@@ -282,7 +309,13 @@ class Search:
                 {"lang": lang, "text": text, "origin": origin}
                 for lang, text, origin in zip(clip["langs"], clip["texts"], clip["origins"], strict=True)
             ],
+            "tags": [{"tag": tag, "p": p} for tag, p in zip(clip["tags"], clip["tags_p"], strict=True)],
         }
+
+
+def _refuse_top(top: int) -> None:
+    if not 1 <= top <= MAX_TOP:
+        raise M2raapError(f"--top {top}: must be between 1 and {MAX_TOP}")
 
 
 def locate(search: Search, hits: list[Hit]) -> None:

@@ -1,18 +1,20 @@
 """The HTTP server and its routes. No request names a path: clip ids are looked up in the index.
 
     GET  /healthz                                            {"status": "ok"}; needs no token
-    GET  /api/about                                          clips, langs, sources, model, examples
-    GET  /api/search?q=TEXT&top=N[&source=&min_s=&max_s=]    {"hits": [...]}
-    GET  /api/like/ID?top=N[&source=&min_s=&max_s=]          {"hits": [...]}
-    POST /api/image?top=N[&source=&min_s=&max_s=]            body: image/jpeg, image/png or image/webp
+    GET  /api/about                                          clips, langs, sources, model, examples, tags
+    GET  /api/search?q=TEXT&top=N[&source=&min_s=&max_s=]    {"hits": [...], "facets": [...]}
+    GET  /api/search?tag=TAG&top=N                           the same, by the tag's probability; no q
+    GET  /api/like/ID?top=N[&source=&min_s=&max_s=]          the same
+    POST /api/image?top=N[&source=&min_s=&max_s=]            the same; body: image/jpeg, image/png or image/webp
     GET  /frames/ID/N.jpg                                    key-frame N of a clip, in the order of time, from 0
     GET  /video/ID                                           the clip's file; Range requests are answered
     GET  /                                                   the page
 
 A hit: rank, score, clip_id, video, start_s, end_s, duration_s, source, category, width and height of its key-frames (null:
-unknown), captions [{lang, text, origin}], frames [{n, time_s, score}] with the best first. An error: {"error": sentence} and 400,
-401, 403, 404, 405, 411, 413, 414, 415, 416 or 503. IDs are percent-encoded. Where a token is needed: send `Authorization:
-Bearer TOKEN`, or open /?token=TOKEN once.
+unknown), captions [{lang, text, origin}], tags [{tag, p}], frames [{n, time_s, score}] with the best first. Wherever there are
+filters, tag=TAG may be one of them, several times, with tag_p=P once. A facet: a tag of the hits, and clips, the number of clips
+that pass the filters and have it. An error: {"error": sentence} and 400, 401, 403, 404, 405, 411, 413, 414, 415, 416 or 503. IDs
+are percent-encoded. Where a token is needed: send `Authorization: Bearer TOKEN`, or open /?token=TOKEN once.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 from m2raap.core import talk
 from m2raap.core.errors import M2raapError, UsageError
 from m2raap.models.config import BackboneConfig
-from m2raap.search.backend import Backend, ClipFilter
+from m2raap.search.backend import HAS_TAG_P, Backend, ClipFilter, Hit
 from m2raap.search.connections import BoundedServer
 from m2raap.search.guard import COOKIE, Guard, is_loopback, parse_host
 from m2raap.search.handler import AnsweringHandler, HttpError
@@ -53,6 +55,9 @@ _VIDEO_TYPES = {
     ".mp4": "video/mp4", ".m4v": "video/mp4", ".mov": "video/mp4", ".webm": "video/webm", ".mkv": "video/x-matroska",
     ".ogv": "video/ogg", ".avi": "video/x-msvideo", ".ts": "video/mp2t",
 }  # fmt: skip
+
+
+_Query = dict[str, list[str]]  # the fields of an address, each with all its values
 
 
 class SearchServer(BoundedServer):
@@ -106,7 +111,7 @@ class _Handler(AnsweringHandler):
             self.send_json({"status": "ok"})
             return
         if path == "/" and "token" in query:
-            self._set_token_cookie(query["token"])
+            self._set_token_cookie(query["token"][-1])
             return
         self._check_token()
         if path in self.server.assets:
@@ -119,10 +124,14 @@ class _Handler(AnsweringHandler):
             case ["api", "about"]:
                 self.send_json(self.server.backend.about())
             case ["api", "search"]:
-                hits = self.server.backend.by_text(query.get("q", ""), _top(query), _filter(query))
-                self.send_json({"hits": hits})
+                top, clip_filter, backend = _top(query), _filter(query), self.server.backend
+                by_tags = clip_filter.tags and "q" not in query
+                text = _last(query, "q", "")
+                hits = backend.by_tags(top, clip_filter) if by_tags else backend.by_text(text, top, clip_filter)
+                self._send_hits(hits, clip_filter)
             case ["api", "like", clip_id]:
-                self.send_json({"hits": self.server.backend.like(clip_id, _top(query), _filter(query))})
+                clip_filter = _filter(query)
+                self._send_hits(self.server.backend.like(clip_id, _top(query), clip_filter), clip_filter)
             case ["frames", clip_id, name] if name.endswith(".jpg"):
                 self._frame(clip_id, name.removesuffix(".jpg"))
             case ["video", clip_id]:
@@ -152,9 +161,13 @@ class _Handler(AnsweringHandler):
         data = self.rfile.read(int(length))
         if len(data) < int(length):
             raise HttpError(400, f"the picture ends after {len(data):,} of {int(length):,} bytes")
-        self.send_json({"hits": self.server.backend.by_picture(data, "the picture", _top(query), _filter(query))})
+        clip_filter = _filter(query)
+        self._send_hits(self.server.backend.by_picture(data, "the picture", _top(query), clip_filter), clip_filter)
 
-    def _address(self) -> tuple[str, dict[str, str]]:
+    def _send_hits(self, hits: list[Hit], clip_filter: ClipFilter) -> None:
+        self.send_json({"hits": hits, "facets": self.server.backend.facets(hits, clip_filter)})
+
+    def _address(self) -> tuple[str, _Query]:
         """Path and query of a request to this server. Raises HttpError."""
         if len(self.path) > MAX_URL_BYTES:
             raise HttpError(414, f"the address is longer than {MAX_URL_BYTES} bytes")
@@ -199,34 +212,44 @@ def _decoded(raw: str) -> str:
         raise HttpError(400, "the address is not UTF-8") from None
 
 
-def _query(raw: str) -> dict[str, str]:
+def _query(raw: str) -> _Query:
     try:
-        fields = parse_qs(raw, keep_blank_values=False, strict_parsing=False, errors="strict", max_num_fields=16)
+        return parse_qs(raw, keep_blank_values=False, strict_parsing=False, errors="strict", max_num_fields=16)
     except ValueError:
         raise HttpError(400, "the address is not UTF-8, or has too many fields") from None
-    return {name: values[-1] for name, values in fields.items()}
 
 
-def _top(query: dict[str, str]) -> int:
-    text = query.get("top", str(DEFAULT_TOP))
+def _last(query: _Query, name: str, default: str) -> str:
+    """The value of a field; the last one where it was sent several times."""
+    return query.get(name, [default])[-1]
+
+
+def _top(query: _Query) -> int:
+    text = _last(query, "top", str(DEFAULT_TOP))
     if not (text.isascii() and text.isdecimal() and len(text) < 5 and 1 <= int(text) <= MAX_TOP):
         raise HttpError(400, f"top must be a whole number from 1 to {MAX_TOP}")
     return int(text)
 
 
-def _filter(query: dict[str, str]) -> ClipFilter:
-    def seconds(name: str) -> float | None:
-        if name not in query:
-            return None
-        try:
-            value = float(query[name])
-        except ValueError:
-            value = math.nan
-        if not 0 <= value < math.inf:
-            raise HttpError(400, f"{name} must be a number of seconds, 0 or more")
-        return value
+def _number(query: _Query, name: str) -> float | None:
+    """The value of a field as a number, NaN where it is none; None without the field."""
+    if name not in query:
+        return None
+    try:
+        return float(query[name][-1])
+    except ValueError:
+        return math.nan
 
-    return ClipFilter(query.get("source"), seconds("min_s"), seconds("max_s"))
+
+def _filter(query: _Query) -> ClipFilter:
+    min_s, max_s, tag_p = (_number(query, name) for name in ("min_s", "max_s", "tag_p"))
+    for name, value in (("min_s", min_s), ("max_s", max_s)):
+        if value is not None and not 0 <= value < math.inf:
+            raise HttpError(400, f"{name} must be a number of seconds, 0 or more")
+    if tag_p is not None and not 0 <= tag_p <= 1:
+        raise HttpError(400, "tag_p must be a probability from 0 to 1")
+    source = query["source"][-1] if "source" in query else None
+    return ClipFilter(source, min_s, max_s, tuple(query.get("tag", ())), HAS_TAG_P if tag_p is None else tag_p)
 
 
 TOKEN = "M2RAAP_TOKEN"

@@ -46,8 +46,12 @@ def test_hits_and_exact_scores(tmp_path: Path, kind: Kind) -> None:
 def test_a_filter_inside_faiss(tmp_path: Path, kind: Kind, monkeypatch) -> None:
     monkeypatch.setattr("m2raap.retrieval.index.SCAN_MOST", 0)
     allowed = np.arange(len(VECTORS)) % 3 == 0
-    rows, _ = opened(tmp_path, kind).search(QUERIES, 5, allowed)
+    index = opened(tmp_path, kind)
+    rows, _ = index.search(QUERIES, 5, allowed)
     assert (rows >= 0).all() and allowed[rows].all()
+    all_scored, _ = index.search(QUERIES, 5, allowed, exact=True)
+    expected = np.flatnonzero(allowed)[np.argsort(-(QUERIES @ VECTORS[allowed].T), axis=1, kind="stable")[:, :5]]
+    assert (all_scored == expected).all()
 
 
 @pytest.mark.parametrize("kind", KINDS)

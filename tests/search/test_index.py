@@ -217,12 +217,14 @@ def test_a_damaged_file_is_named(tmp_path: Path, name: str, text: str) -> None:
     [
         ("view", [-1, 0, 0]), ("view", [0, 0, 1]), ("view", [0, None, 0]), ("clip_id", ["c0", "c1", "c1"]),
         ("clip_id", ["c0", None, "c2"]), ("times_s", [None, [1.0], [1.0]]), ("times_s", [[float("nan")] * 2] * 3),
-        ("langs", [["en"] * 9] * 3), ("texts", [[None, None]] * 3),
+        ("langs", [["en"] * 9] * 3), ("texts", [[None, None]] * 3), ("tags", [[None]] * 3), ("tags_p", [[0.5, 0.5]] * 3),
+        ("tags_p", [[0.5], [-0.5], [0.5]]), ("tags_p", [[1.5]] * 3), ("tags_p", [[float("nan")]] * 3),
     ],
 )  # fmt: skip
 def test_rows_that_no_index_can_have_are_refused_whoever_signed_them(column: str, values: list[Any]) -> None:
     good = {"clip_id": ["c0", "c1", "c2"], "view": [0, 0, 0], "times_s": [[0.5, 1.0]] * 3, "video": ["v"] * 3}
     good |= {"langs": [["en", "zh"]] * 3, "texts": [["a", "b"]] * 3, "origins": [["raw", "raw"]] * 3}
+    good |= {"tags": [["red"]] * 3, "tags_p": [[0.9]] * 3}
     rest = {name: [None] * 3 for name in CLIPS.names}
     refuse_bad_rows(Path("I"), pa.table(rest | good, CLIPS), 1)
     refuse_bad_rows(Path("I"), CLIPS.empty_table(), 1)

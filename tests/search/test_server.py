@@ -17,6 +17,7 @@ from m2raap.search.guard import parse_host
 from m2raap.search.search import Search
 from m2raap.search.server import MAX_PICTURE_BYTES, SearchServer, open_server
 from tests.search.conftest import serving
+from tests.search.world import index_of, rows, tagged
 from tests.stages.pictures import draw
 
 TOKEN = "a-token-of-this-test"
@@ -56,14 +57,38 @@ def test_search_in_both_languages_by_picture_and_by_likeness(server: SearchServe
         assert {hit["clip_id"] for hit in hits} == {"c0", "c4"} and hits[0]["frames"][0]["score"] > 0
     assert hits[0].keys() == {
         "rank", "score", "clip_id", "video", "start_s", "end_s", "duration_s", "source", "category", "width", "height",
-        "frames", "captions",
+        "frames", "captions", "tags",
     }, "and no path of this machine"  # fmt: skip
-    assert (hits[0]["width"], hits[0]["height"]) == (96, 96)
+    assert (hits[0]["width"], hits[0]["height"], hits[0]["tags"]) == (96, 96, [])
+    assert tree(server, "/api/search?q=red")["facets"] == [] == tree(server, "/api/about")["tags"]
     filtered = tree(server, "/api/search?q=red&top=9&source=b&min_s=1.4&max_s=1.6")["hits"]
     assert [hit["clip_id"] for hit in filtered] == ["c5"]
     assert tree(server, "/api/like/c0?top=1")["hits"][0]["clip_id"] == "c4"
     by_picture = tree(server, "/api/image?top=1", method="POST", body=draw("blue"), Content_Type="image/jpeg")
     assert by_picture["hits"][0]["clip_id"] in ("c1", "c5")
+
+
+def test_tags_are_filters_and_facets(tmp_path: Path) -> None:
+    with serving(Search(index_of(tmp_path, tagged(rows(8))))) as server:
+        assert tree(server, "/api/about")["tags"][0] == {"tag": "Circle", "clips": 8}
+        red = quote("红色")
+        answer = tree(server, f"/api/search?q=circle&tag={red}&tag=circle")
+        assert {hit["clip_id"] for hit in answer["hits"]} == {"c0", "c4"} and len(answer["hits"][0]["tags"]) == 3
+        assert answer["facets"] == [{"tag": "Circle", "clips": 2}, {"tag": "red / 红色", "clips": 2}]
+        alone = tree(server, "/api/search?tag=circle&tag_p=0.8&top=9")
+        assert [hit["clip_id"] for hit in alone["hits"]] == ["c0", "c1"]
+        assert [hit["clip_id"] for hit in tree(server, f"/api/like/c0?tag={red}")["hits"]] == ["c4"]
+        blue = {"method": "POST", "body": draw("blue"), "Content_Type": "image/jpeg"}
+        assert {hit["clip_id"] for hit in tree(server, f"/api/image?tag={red}", **blue)["hits"]} == {"c0", "c4"}
+        for path, message in (
+            ("/api/search?tag=rad", "did you mean 'red'"),
+            ("/api/search?q=a&tag=circle&tag_p=1.5", "tag_p must be a probability"),
+            ("/api/search?q=a&tag_p=nan", "tag_p must be a probability"),
+            ("/api/search?tag=%ff", "UTF-8"),
+            ("/api/search?" + "&".join(["tag=circle"] * 30), "fields"),
+        ):
+            status, _, body = ask(server, path)
+            assert status == 400 and message in json.loads(body)["error"]
 
 
 def test_frames_and_video_ranges(server: SearchServer, search: Search) -> None:

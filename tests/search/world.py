@@ -9,8 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from m2raap.core.config import Config
 from m2raap.core.corpus import write_corpus
-from m2raap.core.view import View, open_view
+from m2raap.core.engine import LocalEngine
+from m2raap.core.runner import run_data_stage
+from m2raap.core.stage import DataStage, Tables
+from m2raap.core.view import Part, View, open_view
 from m2raap.models.config import BackboneConfig
 from m2raap.search.index import make_index
 from tests.stages.pictures import COLOURS, with_frames
@@ -31,9 +35,46 @@ def rows(num: int = 8, first: int = 0) -> list[dict[str, Any]]:
     return table_rows
 
 
+class TagsConfig(Config):
+    """`tags`: clip_id -> its tags with their probabilities."""
+
+    tags: dict[str, list[tuple[str, float]]]
+
+
+class StatedTags(DataStage[TagsConfig]):
+    """A stage in the place of annotate, whose tags are in its settings."""
+
+    name = "annotate"
+    config = TagsConfig
+
+    def signal_columns(self) -> dict[str, str]:
+        return {"tags": "strs", "tags_p": "floats"}
+
+    def score(self, part: Part, view: View) -> Tables:
+        tags = self.cfg.tags
+        return {
+            "signals": [
+                {"clip_id": clip_id, "tags": [tag for tag, _ in tags[clip_id]], "tags_p": [p for _, p in tags[clip_id]]}
+                for clip_id in (clip["clip_id"] for clip in part.clips)
+                if clip_id in tags
+            ]
+        }
+
+
+def tagged(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows with tags: the colour in two languages from 0.9 on, `Circle` from 0.85 to 0.5 in the eighth, a weak one."""
+    colours = [f"{row['colour']} / {CHINESE[row['colour']]}" for row in rows]
+    falling = [(round(0.9 - place / 100, 2), round(0.85 - place / 20, 2)) for place in range(len(rows))]
+    return [
+        row | {"tags": [(colour, first), ("Circle", second), ("square", 0.2)]}
+        for row, colour, (first, second) in zip(rows, colours, falling, strict=True)
+    ]
+
+
 def view_of(folder: Path, clips: list[dict[str, Any]], num_frames: int = 3) -> View:
-    """A corpus in `folder`/corpus and its frames in `folder`/keyframes; existing folders are replaced."""
-    for name in ("corpus", "keyframes"):
+    """A corpus in `folder`/corpus, its frames in `folder`/keyframes and, where a clip has `tags`, its tags in `folder`/annotate;
+    existing folders are replaced."""
+    for name in ("corpus", "keyframes", "annotate"):
         shutil.rmtree(folder / name, ignore_errors=True)
     (folder / "videos").mkdir(parents=True, exist_ok=True)
     names = ("clip_id", "start_s", "end_s", "source", "category")
@@ -52,7 +93,12 @@ def view_of(folder: Path, clips: list[dict[str, Any]], num_frames: int = 3) -> V
     ]  # fmt: skip
     write_corpus(folder / "corpus", table, texts, video_root=folder / "videos", source={}, num_parts=2)
     colours = {clip["clip_id"]: clip["colour"] for clip in clips}
-    return open_view(with_frames(folder / "corpus", folder / "keyframes", colours, num_frames))
+    view = open_view(with_frames(folder / "corpus", folder / "keyframes", colours, num_frames))
+    tags = {clip["clip_id"]: clip["tags"] for clip in clips if "tags" in clip}
+    if tags:
+        assert run_data_stage(StatedTags(TagsConfig(tags=tags)), view, folder / "annotate", LocalEngine(1))
+        return open_view(folder / "annotate")
+    return view
 
 
 def index_of(folder: Path, clips: list[dict[str, Any]], **options: Any) -> Path:
