@@ -47,6 +47,7 @@ BODY_S = 120.0  # longest time that a client may take to send a picture
 _ASSETS = {
     "/": ("page.html", "text/html; charset=utf-8"),
     "/app.js": ("app.js", "text/javascript; charset=utf-8"),
+    "/tags.js": ("tags.js", "text/javascript; charset=utf-8"),
     "/strings.js": ("strings.js", "text/javascript; charset=utf-8"),
     "/app.css": ("app.css", "text/css; charset=utf-8"),
     "/icon.svg": ("icon.svg", "image/svg+xml"),

@@ -1,4 +1,4 @@
-"""Twenty clips whose caption, id and path each try to become script: sixty texts."""
+"""Twenty clips whose caption, id and path each try to become script: sixty texts. Tags that do the same."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ _ATTACKS = (
 CAPTIONS = [f"caption {attack}" for attack in _ATTACKS]
 IDS = [f"id{number} %2e%2e#?&{attack}" for number, attack in enumerate(_ATTACKS)]
 PATHS = [f"{number} {attack}.mp4".replace("://", ":/") for number, attack in enumerate(_ATTACKS)]
+TAGS = [f"tag {attack}" for attack in _ATTACKS] + ["\u2066\u200fcba\u202e \u200b\x1b[31m", "<b>" + "x" * 3000]
 TEXTS = [*CAPTIONS, *IDS, *PATHS]
 CLIPS = [
     {

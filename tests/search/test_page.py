@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Iterator
 
@@ -11,8 +12,8 @@ from m2raap.search.search import Search
 from m2raap.search.server import SearchServer
 from tests.search.browser import Browser, Page, find_browser
 from tests.search.conftest import serving
-from tests.search.hostile import CLIPS, TEXTS
-from tests.search.world import index_of
+from tests.search.hostile import CLIPS, TAGS, TEXTS
+from tests.search.world import index_of, rows, tagged
 
 PLAYS = "video.readyState >= 2 && video.played.length > 0 && video.currentTime > playing.time"
 IDS = "[...document.querySelectorAll('.hit .facts')].map(node => node.textContent.split(' · ')[0])"
@@ -167,6 +168,102 @@ def test_hostile_captions_ids_and_paths_are_inert(browser: Browser, tmp_path) ->
         seen = {text for text in TEXTS if visible(text) in shown}
         assert seen == set(TEXTS), set(TEXTS) - seen
         assert [fault for fault in page.faults if "404" not in fault] == []  # there are no videos
+        page.close()
+
+
+FACETS = "Object.fromEntries([...facets.querySelectorAll('button')].map(node => [node.dataset.tag, node.innerText]))"
+NUM_FACETS = "document.querySelectorAll('#facets button').length"
+PRESSED = "[...facets.querySelectorAll('[aria-pressed=true]')].map(node => node.dataset.tag)"
+
+
+def test_tags_filter_and_a_second_click_removes_the_filter(browser: Browser, tmp_path) -> None:
+    with serving(Search(index_of(tmp_path, tagged(rows(8))))) as server:
+        page = browser.page()
+        page.size(1280, 800)
+        page.go(server.url)
+        page.until(f"{NUM_FACETS} === 5")
+        assert page.js("facets.querySelector('button').innerText.split('\\n')") == ["Circle", "8"]
+        assert page.js("facets.querySelector('button').getAttribute('aria-label')") == "Circle, 8 clips"
+        page.click("#facets button")  # a tag alone: the most probable first
+        page.until("document.querySelectorAll('.hit').length === 8")
+        assert page.js(IDS) == [f"c{number}" for number in range(8)] and page.js(PRESSED) == ["Circle"]
+        assert "most probable" in page.js("document.getElementById('status').textContent") and page.js("start.hidden")
+        page.js("facets.querySelector('[data-tag^=red]').focus()")
+        page.press("Enter")
+        page.until("document.querySelectorAll('.hit').length === 2")
+        assert (
+            page.js(PRESSED) == ["Circle", "red / 红色"]
+            and page.js("document.activeElement.dataset.tag") == "red / 红色"
+        )
+        assert [f"{tag}\n2" for tag in ("Circle", "red / 红色")] == list(page.js(FACETS).values())
+        page.click("#query")
+        page.write("a blue circle")
+        page.press("Enter")
+        page.until("query.value && location.hash.includes('q=') && state.hits.length === 2")
+        assert set(page.js(IDS)) == {"c0", "c4"}
+        page.js("facets.querySelector('[data-tag^=red]').click()")
+        page.until("state.hits.length === 8 && state.tags.length === 1")
+        assert page.js(IDS)[0] in ("c1", "c5") and page.js(PRESSED) == ["Circle"]
+        assert page.js("[...document.querySelectorAll('.hit:first-child .tag')].map(node => node.textContent)") == [
+            "blue / 蓝色", "Circle",
+        ], "and not the one that is improbable"  # fmt: skip
+        page.click(".hit:first-child .tag")
+        page.until("state.hits.length === 2 && document.activeElement.matches('.hit:first-child')")
+        page.js("history.back()")
+        page.until("state.hits.length === 8 && state.tags.length === 1")
+        page.click("#language")
+        assert page.js("document.getElementById('tags-name').textContent") == "标签"
+        page.js("language.click()")
+        page.go(f"{server.url}?#tag=rad")
+        page.until(f"document.querySelector('#status.fault') && {NUM_FACETS} === 1")
+        assert "did you mean 'red'" in page.js("document.getElementById('status').textContent")
+        page.click("#facets button")
+        page.until("facets.children.length === 5 && !start.hidden && !location.hash.includes('tag')")
+        page.faults[:] = [fault for fault in page.faults if "400" not in fault]  # the console reports the refused tag
+        assert page.faults == []
+        page.close()
+
+
+def test_an_index_without_tags_shows_nothing_of_them(page: Page) -> None:
+    page.js("show({q: 'red'})")
+    page.until("document.querySelectorAll('.hit').length === 8")
+    assert page.js("tags.hidden && !document.querySelector('.tag')")
+    assert page.js("[...document.querySelectorAll('.hit .facets')].every(node => node.hidden)")
+
+
+def test_hostile_tags_are_inert(browser: Browser, tmp_path) -> None:
+    clips = rows(8)
+    for place, clip in enumerate(clips):
+        clip["tags"] = [(tag, 0.9) for tag in TAGS[place * 3 : place * 3 + 3]]
+    with serving(Search(index_of(tmp_path, clips))) as server:
+        page = browser.page()
+        page.size(390, 844, phone=True)
+        page.go(server.url)
+        page.until(f"{NUM_FACETS} === 20")
+        shown = set()
+        for tag in TAGS:
+            page.js(f"state.tags = []; toggleTag({json.dumps(tag)})")
+            page.until(
+                f"state.hits.length === 1 && facets.querySelector('[aria-pressed=true]').dataset.tag === {json.dumps(tag)}"
+            )
+            shown.add(page.js("facets.querySelector('[aria-pressed=true] .name').textContent"))
+            assert page.js("document.documentElement.scrollWidth") == 390, "nothing stands out of the screen"
+        assert shown == {visible(tag) for tag in TAGS}
+        page.js("state.tags = []; show({q: 'red'})")
+        page.until("document.querySelectorAll('.hit .tag').length === 22")
+        assert page.js("typeof pwned") == "undefined" and page.js("document.title.includes('m2raap')")
+        assert page.js("[...document.querySelectorAll('main *')].map(node => node.tagName).filter("
+                       "tag => !'P SECTION UL OL LI DIV SPAN BUTTON IMG'.split(' ').includes(tag))") == []  # fmt: skip
+        for width in (390, 1280):
+            page.size(width, 800)
+            boxes = page.js(
+                "[...document.querySelectorAll('.tag')].map(n => n.getBoundingClientRect()).map(b => [b.width, b.height])"
+            )
+            assert len(boxes) == 22 + 20 and all(box[0] <= 260.5 and box[1] <= 36.5 for box in boxes), (
+                "whatever the name"
+            )
+            assert page.js("document.documentElement.scrollWidth") == width
+        assert page.faults == []
         page.close()
 
 

@@ -4,7 +4,7 @@
 const byId = (id) => document.getElementById(id);
 const TOP = 24;
 const HIDDEN = /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff]/g;
-const state = { lang: "en", about: null, hits: [], at: 0, request: null, turn: 0 };
+const state = { lang: "en", about: null, hits: [], at: 0, request: null, turn: 0, tags: [], facets: [] };
 
 const say = (name, ...values) => {
   const string = STRINGS[state.lang][name];
@@ -42,40 +42,50 @@ async function ask(path, options = {}) {
 function limits() {
   const fields = new URLSearchParams({ top: TOP });
   for (const id of ["source", "min_s", "max_s"]) if (byId(id).value) fields.set(id, byId(id).value);
+  for (const tag of state.tags) fields.append("tag", tag);
   return fields;
 }
 
-// A request is one of {q}, {like}, {picture: File}. The first two are kept in the address, so that Back works.
+// A request is one of {q}, {like}, {picture: File}, {} (clips with the chosen tags) or null (the start). All but a picture are
+// kept in the address, so that Back works.
 async function show(request, keepAddress = false) {
   state.request = request;
   const turn = ++state.turn;
   const fields = limits();
   const kept = new URLSearchParams(fields);
   kept.delete("top");
-  if (request && !request.picture) {
-    for (const [name, value] of Object.entries(request)) kept.set(name, value);
+  if (!request || !request.picture) {
+    for (const [name, value] of Object.entries(request || {})) kept.set(name, value);
     if (!keepAddress) history.pushState(null, "", `#${kept}`);
   }
   byId("start").hidden = Boolean(request);
   byId("query").value = request && request.q ? request.q : "";
-  if (!request) return paint([]);
+  if (!request) {
+    document.body.classList.remove("busy");
+    paintFacets(state.about ? state.about.tags : []);
+    return paint([]);
+  }
   status(say("busy"));
   document.body.classList.add("busy");
   try {
     let answer;
-    if (request.q) {
-      fields.set("q", request.q);
-      answer = await ask(`/api/search?${fields}`);
-    } else if (request.like) {
+    if (request.like) {
       answer = await ask(`/api/like/${encodeURIComponent(request.like)}?${fields}`);
-    } else {
+    } else if (request.picture) {
       answer = await ask(`/api/image?${fields}`, {
         method: "POST", body: request.picture, headers: { "Content-Type": request.picture.type },
       });
+    } else {
+      if (request.q) fields.set("q", request.q);
+      answer = await ask(`/api/search?${fields}`);
     }
-    if (turn === state.turn) paint(answer.hits);
+    if (turn !== state.turn) return;
+    paintFacets(answer.facets);
+    paint(answer.hits);
   } catch (error) {
-    if (turn === state.turn) paint([], error.message);
+    if (turn !== state.turn) return;
+    paintFacets([]);
+    paint([], error.message);
   } finally {
     if (turn === state.turn) document.body.classList.remove("busy");
   }
@@ -94,7 +104,8 @@ function headline() {
   if (!hits.length) return say("none");
   if (request.q) return say("found", hits.length, plain(request.q));
   if (request.like) return say("alike", hits.length, plain(request.like));
-  return say("looks", hits.length, plain(request.picture.name));
+  if (request.picture) return say("looks", hits.length, plain(request.picture.name));
+  return say("tagged", hits.length, state.tags.map(plain).join(", "));
 }
 
 function paint(hits, fault = "") {
@@ -141,6 +152,7 @@ function captions(hit) {
 }
 
 function card(hit, place) {
+  const tags = tagsOf(hit);
   const facts = [plain(hit.clip_id), hit.source && plain(hit.source)];
   if (hit.duration_s !== null) facts.push(`${hit.duration_s.toFixed(1)} ${say("seconds")}`);
   const play = make("button", { type: "button", className: "primary small", textContent: say("play"), tabIndex: -1 });
@@ -150,6 +162,7 @@ function card(hit, place) {
   const node = make("li", { className: "hit", tabIndex: place ? -1 : 0 },
     shape(make("div", { className: "strip" }, ...strip(hit, (time) => open(hit, time))), hit),
     make("div", { className: "words" }, ...captions(hit)),
+    make("div", { className: "facets", hidden: !tags.length }, ...tags),
     make("div", { className: "foot" },
       make("span", { className: "soft facts", dir: "auto", textContent: facts.filter(Boolean).join(" · ") }),
       make("span", { className: "score", textContent: hit.score.toFixed(3) }),
@@ -241,6 +254,7 @@ function speak(lang) {
   byId("query").setAttribute("aria-label", say("placeholder"));
   byId("language").textContent = say("other");
   if (state.about) begin();
+  paintFacets(state.facets);
   if (state.hits.length) {
     const at = state.at;
     paint(state.hits);
@@ -270,13 +284,15 @@ function fromAddress() {
   for (const id of ["source", "min_s", "max_s"]) byId(id).value = fields.get(id) || "";
   const q = fields.get("q");
   const like = fields.get("like");
-  show(q ? { q } : like ? { like } : null, true);
+  state.tags = [...new Set(fields.getAll("tag"))];
+  show(q ? { q } : like ? { like } : state.tags.length ? {} : null, true);
 }
 
 byId("ask").addEventListener("submit", (event) => {
   event.preventDefault();
   const q = byId("query").value.trim();
-  if (q) show({ q }).then(() => state.hits.length && moveTo(0));
+  const request = q ? { q } : state.tags.length ? {} : null;
+  if (request) show(request).then(() => state.hits.length && moveTo(0));
 });
 byId("picture").addEventListener("change", () => {
   const [picture] = byId("picture").files;

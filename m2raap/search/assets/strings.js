@@ -14,6 +14,8 @@ const STRINGS = {
     noVideo: "This video is not on this machine, or this browser cannot play it.",
     failed: (why) => `The request failed: ${why}`, offline: "the server does not answer",
     at: (t) => `Play from ${t}`,
+    tags: "Tags", facet: (tag, n) => `${tag}, ${n.toLocaleString("en")} clips`,
+    tagged: (n, what) => `${n} clips with ${what}, the most probable first`,
   },
   zh: {
     other: "English", search: "搜索", picture: "以图搜索", source: "来源", anySource: "全部", length: "时长", to: "至",
@@ -28,5 +30,7 @@ const STRINGS = {
     noVideo: "这个视频不在这台机器上，或浏览器无法播放。",
     failed: (why) => `出错了：${why}`, offline: "服务器没有响应",
     at: (t) => `从 ${t} 播放`,
+    tags: "标签", facet: (tag, n) => `${tag}，${n.toLocaleString("zh")} 个片段`,
+    tagged: (n, what) => `带有标签 ${what} 的 ${n} 个片段，概率高的在前`,
   },
 };
