@@ -79,7 +79,8 @@ class ClipTags:
     def _labels_of(self) -> dict[str, list[int]]:
         """Name or part of a name, folded -> labels. Whole names come first, frequent ones before rare ones."""
         labels_of: dict[str, list[int]] = {}
-        frequent = np.argsort(-self._counts(self.labels_T), kind="stable").tolist()
+        expected_clips_L = np.bincount(self.labels_T, self.p_T, len(self.names_L))
+        frequent = np.argsort(-expected_clips_L, kind="stable").tolist()
         for label in frequent:
             labels_of.setdefault(_folded(self.names_L[label]), []).append(label)
         for label in frequent:
@@ -116,7 +117,7 @@ class ClipTags:
         return product_N
 
     def frequent(self, most: int, least_p: float, allowed_N: np.ndarray | None = None) -> list[dict[str, Any]]:
-        """The most frequent labels, as `numbers` gives them, of the clips (or of those that are allowed)."""
+        """The most frequent labels, as `of_rows` gives them, of all clips (or of those that are allowed)."""
         counts_L = self._counts_among(least_p, allowed_N)
         best = np.argsort(-counts_L, kind="stable")[:most]
         return self._numbers([label for label in best.tolist() if counts_L[label]], least_p, counts_L, allowed_N)
@@ -166,10 +167,7 @@ class ClipTags:
         places = np.flatnonzero(self.p_T >= least_p)
         if allowed_N is not None:
             places = places[allowed_N[self._rows(places)]]
-        return self._counts(self.labels_T[places])
-
-    def _counts(self, labels: np.ndarray) -> np.ndarray:
-        return np.bincount(labels, minlength=len(self.names_L))
+        return np.bincount(self.labels_T[places], minlength=len(self.names_L))
 
 
 def _folded(tag: str) -> str:
