@@ -109,7 +109,7 @@ def _judged(running: _Fit, chosen: Sequence[Task]) -> tuple[list[MemberJson], di
     }
     calibrations = [fitted(_bins(running, task)) for task in of_clips["val"]]
     unseen_bins = [_bins(running, task) for task in of_clips["unseen"]]
-    rounds = [[dict(_read_round(replace(t, round=number))) for number in range(job.cfg.rounds)] for t in chosen]
+    rounds = [[_read_round(replace(t, round=number)) for number in range(job.cfg.rounds)] for t in chosen]
     members_json: list[MemberJson] = [
         {
             "round": task.round,
