@@ -100,6 +100,13 @@ class FitConfig(Config):
     )
 
 
+class TagBalanceConfig(Config):
+    """`target` training clips stay, spread over their most probable tags as evenly as the corpus allows."""
+
+    target: int = Field(ge=1, description="Number of clips that stay; those of split val all stay and are not counted.")
+    seed: int = Field(default=0, ge=0, description="Seed of the draw.")
+
+
 class AnnotateConfig(Config):
     """The tags of clips: labels with probabilities, and the texts that they contradict."""
 
@@ -118,6 +125,10 @@ class AnnotateConfig(Config):
         "that have the label). Below 0 the frames make the labels less probable than they are in the corpus at large; null: no "
         "text is refused.",
         json_schema_extra=APPLY,
+    )
+
+    balance: TagBalanceConfig | None = Field(
+        default=None, description="How many clips of each tag are kept; null: all.", json_schema_extra=APPLY
     )
 
     @model_validator(mode="after")

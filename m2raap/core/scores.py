@@ -1,7 +1,8 @@
 """Scores that users supply (--scores nsfw.parquet): columns of numbers for clips, texts or whole videos.
 
-A file has one column of names (clip_id, text_id or video) and columns of numbers. Names are kept as 64-bit hashes, so that ten
-million rows take about 80 MB, and 80 MB for each column. A name without a row, or with an empty cell, has no score.
+A file has one column of names (clip_id, text_id or video) and columns of numbers. The folder of a data stage is given as a file
+is: the numbers that it has stored of clips and texts are scores. Names are kept as 64-bit hashes, so that ten million rows take
+about 80 MB, and 80 MB for each column. A name without a row, or with an empty cell, has no score.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ import numpy as np
 from m2raap.core.corpus import Corpus
 from m2raap.core.errors import M2raapError
 from m2raap.core.files import file_sha256
-from m2raap.core.tables import Row
+from m2raap.core.signed import read_manifest, signed_parts
+from m2raap.core.tables import Row, read_part
 from m2raap.core.tombstones import Tombstones
 
 NAMES = ("clip_id", "text_id", "video")
@@ -57,7 +59,7 @@ class Scores:
     """All files of a run. Columns have different names in different files."""
 
     def __init__(self, paths: tuple[Path, ...]) -> None:
-        self.files = [_read(path) for path in paths]
+        self.files = [file for path in paths for file in (_read_stage(path) if path.is_dir() else [_read(path)])]
         self.columns: dict[str, str] = {}
         for file in self.files:
             for column in file.columns:
@@ -90,7 +92,7 @@ class Scores:
                 name = next(
                     (
                         name
-                        for name in _names(file.path, file.names)
+                        for name in _names(file)
                         if int(_hashes([name])[0]) in set(unknown.tolist()) and not forgotten.contains(name)
                     ),
                     None,
@@ -110,13 +112,42 @@ def open_scores(paths: tuple[Path, ...]) -> Scores:
 
 def scores_digest(paths: tuple[Path, ...]) -> str:
     """The digest of the content of the files."""
-    return hashlib.sha256("".join(file_sha256(path) for path in paths).encode()).hexdigest()[:32]
+    return hashlib.sha256("".join(map(_digest, paths)).encode()).hexdigest()[:32]
 
 
-def _names(path: Path, column: str) -> Iterable[str]:
+def _digest(path: Path) -> str:
+    return read_manifest(path)["digest"] if path.is_dir() else file_sha256(path)
+
+
+def _read_stage(folder: Path) -> list[ScoreFile]:
+    """The numbers that a finished data stage has stored of clips and of texts. Raises M2raapError where it has none."""
+    parts = signed_parts(folder, "signals") or [] if (folder / "manifest.json").exists() else []
+    rows = [row for part in parts for row in read_part(folder, "signals", part)]
+    files = []
+    for names in ("clip_id", "text_id"):
+        of_kind = [row for row in rows if (row["text_id"] is None) == (names == "clip_id")]
+        kinds = {c: {type(row[c]) for row in of_kind} - {type(None)} for c in (of_kind[0] if of_kind else {})}
+        columns = tuple(sorted(c for c, of in kinds.items() if of and of <= {int, float, bool}))
+        if columns:
+            hashes = _hashes(row[names] for row in of_kind)
+            values = np.array([[np.nan if row[c] is None else float(row[c]) for c in columns] for row in of_kind])
+            order = np.argsort(hashes, kind="stable")
+            files.append(ScoreFile(folder, names, columns, hashes[order], values[order]))
+    if not files:
+        raise M2raapError(f"--scores {folder}: is no finished folder of a data stage with columns of numbers")
+    return files
+
+
+def _names(file: ScoreFile) -> Iterable[str]:
     import pyarrow.parquet as pq
 
-    for batch in pq.ParquetFile(path).iter_batches(columns=[column]):
+    if file.path.is_dir():
+        for part in signed_parts(file.path, "signals") or []:
+            yield from (
+                row[file.names] for row in read_part(file.path, "signals", part, [file.names]) if row[file.names]
+            )
+        return
+    for batch in pq.ParquetFile(file.path).iter_batches(columns=[file.names]):
         yield from batch.column(0).to_pylist()
 
 

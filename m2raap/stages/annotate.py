@@ -7,7 +7,7 @@ has not seen it, so that a wrong caption cannot vouch for itself.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -26,14 +26,16 @@ from m2raap.core.files import files_below
 from m2raap.core.folder import plan_of
 from m2raap.core.records import Plan
 from m2raap.core.stage import DataStage, Judged, Signals, SingleStage, StepInputs, Tables
-from m2raap.core.tables import Row
+from m2raap.core.tables import Clip, Row
 from m2raap.core.view import Part, View
 from m2raap.core.whole import StageOutput, run_single_stage
+from m2raap.curate import balance
 from m2raap.curate.refusal import Drop, Refusal
 from m2raap.stages.annotate_inputs import DIM, VECTORS, frame_vectors, source_digest, vectors_made_with, write_inputs
 
 FOLDER = "tagger"
 CONTRADICTS = "contradicts_tags"
+BALANCED_OUT = "balanced_out_of_tag"
 _RULE_VERSION = 1
 _SCRATCH = "scratch"
 
@@ -81,6 +83,12 @@ class FitStage(SingleStage[AnnotateConfig]):
         )
 
 
+def _tag(signals: Signals, clip: Clip) -> int:
+    """The number of a clip's most probable tag."""
+    tag = signals[clip["clip_id"]]["top_tag"]
+    return balance.NO_CLUSTER if tag is None else tag
+
+
 def tagger_folder(path: Path) -> Path:
     """The folder of a tagger: the one given, or the tagger in the folder of a fit or of annotate. Raises M2raapError."""
     for folder in (path, path / FOLDER):
@@ -97,8 +105,10 @@ class AnnotateStage(DataStage[AnnotateConfig]):
     needs = ("align",)
     by_default = False
     reasons: ClassVar[Mapping[str, str]] = {
-        CONTRADICTS: "the frames make the labels that the text names improbable, by a tagger that has not seen the clip"
+        CONTRADICTS: "the frames make the labels that the text names improbable, by a tagger that has not seen the clip",
+        BALANCED_OUT: "a clip that passed all rules, of a tag of which the corpus holds more than its share",
     }
+    reduces = True
     reads = ("texts",)
     reads_signals = (VECTORS, DIM)
 
@@ -169,7 +179,7 @@ class AnnotateStage(DataStage[AnnotateConfig]):
         if known:
             tags = tagger.tags([vectors[clip["clip_id"]] for clip in known], folds, labels_of, self.cfg.num_tags)
         rows: list[Row] = [
-            {"clip_id": clip["clip_id"], "tags": [], "tags_p": [], "top_tag": -1}
+            {"clip_id": clip["clip_id"], "tags": [], "tags_p": [], "top_tag": None}
             for clip in part.clips
             if clip["clip_id"] not in vectors
         ]
@@ -181,7 +191,7 @@ class AnnotateStage(DataStage[AnnotateConfig]):
                     "clip_id": clip["clip_id"],
                     "tags": [labels.names_L[label] for label in best],
                     "tags_p": [round(float(p), 6) for p in tags.p_NT[row][stay]],
-                    "top_tag": best[0] if best else -1,
+                    "top_tag": best[0] if best else None,
                 }
             )
             p_of = dict(zip(labels_of[row], tags.p_named[row].tolist(), strict=True))
@@ -197,14 +207,46 @@ class AnnotateStage(DataStage[AnnotateConfig]):
                 )
         return {"signals": rows}
 
+    def reduce(self, parts: Iterable[tuple[Part, Signals]]) -> dict[str, Any]:
+        """For the balance: the last place in the random order of a tag's clips that is kept, of every tag with too many."""
+        if (cfg := self.cfg.balance) is None:
+            return {}
+        tags, places = [], []
+        for part, signals in parts:
+            for clip in self._balanced(part, signals):
+                tags.append(_tag(signals, clip))
+                places.append(balance.place(clip["clip_id"], cfg.seed))
+        return balance.last_places(tags, places, cfg.target)
+
     def apply(self, part: Part, signals: Signals, decisions: dict[str, Any]) -> Tables:
+        drops = self._contradicting(part, signals)
+        cfg = self.cfg.balance
+        for clip in self._balanced(part, signals) if cfg else []:
+            last = decisions["last"].get(str(tag := _tag(signals, clip)))
+            if cfg and last is not None and balance.place(clip["clip_id"], cfg.seed) > last:
+                name = signals[clip["clip_id"]]["tags"][0] if tag != balance.NO_CLUSTER else "no tag"
+                detail = f"'{name}' keeps {decisions['cap']} clips or one more"
+                drops.append({"clip_id": clip["clip_id"], "text_id": None, "reason": BALANCED_OUT, "detail": detail})
+        return {"dropped": drops}
+
+    def _contradicting(self, part: Part, signals: Signals) -> list[Row]:
         limit, drops = self.cfg.least_support, []
         for text in part.texts:
             support = signals.get(text["text_id"], {}).get("tag_support")
             if limit is not None and support is not None and support < limit:
                 rule = Refusal(CONTRADICTS, "tag_support", support, limit, _RULE_VERSION)
                 drops.append(Drop.by([rule], text["clip_id"], text["text_id"]).row())
-        return {"dropped": drops}
+        return drops
+
+    def _balanced(self, part: Part, signals: Signals) -> list[Clip]:
+        """The clips that the balance may drop: for training, and with a text that is left where they had any."""
+        dropped_ids = {row["text_id"] for row in self._contradicting(part, signals)}
+        clips = []
+        for clip in part.clips:
+            texts = part.texts_of[clip["clip_id"]]
+            if clip["split"] != "val" and (not texts or any(text["text_id"] not in dropped_ids for text in texts)):
+                clips.append(clip)
+        return clips
 
     def judged(self, row: Mapping[str, Any], signals: Row, decisions: dict[str, Any]) -> list[Judged]:
         support, limit = signals.get("tag_support"), self.cfg.least_support

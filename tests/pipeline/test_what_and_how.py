@@ -28,6 +28,7 @@ ENDPOINT = {"base_url": "http://127.0.0.1:9/v1", "model": "m", "budget": BUDGET}
 # What a section holds while a key of it is tried: most keys of captioners, modules and rules need others beside them.
 BASES: dict[str, list[dict[str, Any]]] = {
     "align": [{}, {"balance": {"target": 100}}],
+    "annotate": [{}, {"balance": {"target": 100}}],
     "caption": [
         {},
         {"name": "endpoint", "endpoint": ENDPOINT},

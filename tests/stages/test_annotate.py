@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from m2raap.curate.encode import pack
 from m2raap.stages.annotate import CONTRADICTS, AnnotateStage, FitStage
 from tests.annotate.test_fit import DyingEngine, Killed
 from tests.conftest import digests, m2raap
+from tests.runs import RECIPE as SMALL
 
 QUICK: dict[str, Any] = {
     "labels": {"min_count": 4},
@@ -77,7 +79,7 @@ def test_clips_have_tags_and_texts_support(aligned: Path, fitted: Path, tagged: 
     for row in clips:
         assert set(row["tags"]) <= set(labels.names_L) and len(row["tags"]) == len(row["tags_p"]) <= 20
         assert row["tags_p"] == sorted(row["tags_p"], reverse=True) and all(0.02 <= p <= 1 for p in row["tags_p"])
-        assert row["top_tag"] == (labels.names_L.index(row["tags"][0]) if row["tags"] else -1)
+        assert row["top_tag"] == (labels.names_L.index(row["tags"][0]) if row["tags"] else None)
     texts = [row for row in rows if row["text_id"] is not None]
     assert any("/" in name for row in texts for name in row["tags_named"]), "no label of two languages"
     assert all((row["tag_support"] is None) == (not row["tags_named"]) for row in texts)
@@ -115,6 +117,40 @@ def test_texts_without_support_are_refused_with_a_reason(aligned: Path, fitted: 
     assert all(row["score"] == support[row["text_id"]] and row["threshold"] == 0.2 for row in drops)
     m2raap("annotate", "apply", aligned, *words)
     assert not rows_of(tagged, "dropped")
+
+
+def test_a_corpus_is_balanced_by_tags(aligned: Path, fitted: Path, tagged: Path, tmp_path: Path):
+    """By annotate itself, and by align with the folder of annotate as scores: no tag has many more clips than another."""
+    target = 20
+    stage = AnnotateStage(config(tagger=str(fitted), balance={"target": target}))
+    run_data_stage(stage, open_view(aligned), tmp_path / "A", LocalEngine(1))
+    drops = rows_of(tmp_path / "A", "dropped")
+    assert {row["reason"] for row in drops} == {"balanced_out_of_tag"} and all(
+        "keeps" in row["detail"] for row in drops
+    )
+    top = {row["clip_id"]: row["top_tag"] for row in rows_of(tagged, "signals") if row["text_id"] is None}
+    left = [clip for part in open_view(tmp_path / "A").parts() for clip in part.clips if clip["split"] != "val"]
+    before = Counter(
+        top[clip["clip_id"]] for part in open_view(aligned).parts() for clip in part.clips if clip["split"] != "val"
+    )
+    after = Counter(top[clip["clip_id"]] for clip in left)
+    assert len(left) == target < before.total()
+    cut = {tag: count for tag, count in after.items() if count < before[tag]}
+    assert cut and max(cut.values()) - min(cut.values()) <= 1
+    assert all(count <= max(cut.values()) for tag, count in after.items())
+    keyframes = aligned.parent / "keyframes"
+    sets = ("--set", f"align.balance.target={target}", "--set", "align.balance.by=top_tag")
+    m2raap("align", keyframes, "--out", tmp_path / "AL", "--scores", tagged, "--recipe", SMALL, *sets)
+    clips = [clip for part in open_view(tmp_path / "AL").parts() for clip in part.clips if clip["split"] != "val"]
+    assert {clip["clip_id"] for clip in clips} == {clip["clip_id"] for clip in left}
+
+
+def test_scores_from_a_folder_without_numbers_are_told(aligned: Path, tmp_path: Path):
+    keyframes = aligned.parent / "keyframes"
+    (tmp_path / "empty").mkdir()
+    done = m2raap("align", keyframes, "--out", tmp_path / "AL", "--scores", tmp_path / "empty",
+                  "--set", "align.balance.target=5", "--set", "align.balance.by=top_tag", check=1)  # fmt: skip
+    assert "is no finished folder of a data stage" in done.stderr
 
 
 def test_shares_need_a_tagger_and_end_in_the_same_bytes(aligned: Path, fitted: Path, tagged: Path, tmp_path: Path):
