@@ -72,9 +72,11 @@ class Job:
         return self.round(member, number) / "vectors" / f"{shard:05d}.npy"
 
     def load_shared(self, path: Path) -> SharedLayers:
+        _refuse_smaller(path, self.hidden * (0 if self.cfg.frame_layer == "none" else self.dim))
         return load_weights(SharedLayers(self.dim, self.cfg), path).to(device())
 
     def load_heads(self, path: Path, labels: np.ndarray) -> MoEHeads:
+        _refuse_smaller(path, int(num_weights(self.hidden, self.experts_L[labels]).sum()))
         return load_weights(MoEHeads(self.hidden, self.experts_L[labels]), path).to(device())
 
 
@@ -94,6 +96,14 @@ def label_groups(weights_L: np.ndarray, most: int) -> list[np.ndarray]:
         groups[-1].append(label)
         size += weights
     return [np.array(group) for group in groups]
+
+
+def _refuse_smaller(path: Path, num: int) -> None:
+    """Raises M2raapError for a file that is too small for so many float32: before memory is taken for what settings claim."""
+    if not path.is_file() or path.stat().st_size < 4 * num:
+        raise M2raapError(
+            f"{path}: does not hold the {num:,} weights that its tagger states; fit it again with --force"
+        )
 
 
 def save_weights(path: Path, module: nn.Module) -> None:

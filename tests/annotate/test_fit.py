@@ -15,7 +15,7 @@ from m2raap.annotate import pretrain
 from m2raap.annotate.tagger import TAGGER, Tagger, open_tagger
 from m2raap.core.engine import LocalEngine
 from m2raap.core.errors import M2raapError
-from m2raap.core.files import read_json
+from m2raap.core.files import read_json, write_json
 from tests.annotate.made import CLUSTERS, DIM, fit_of, made_job
 from tests.conftest import digests
 
@@ -109,6 +109,15 @@ def test_a_changed_file_of_a_tagger_is_told(whole: Path, tmp_path: Path, name: s
     (tmp_path / "tagger" / name).write_bytes(data[:-3])
     with pytest.raises(M2raapError, match=f"{name}: differs from what tagger.json says"):
         Tagger.load(tmp_path / "tagger")
+
+
+@pytest.mark.parametrize("change", [{"dim": 10**9}, {"dim": 13}])
+def test_a_tagger_that_claims_more_than_its_files_hold_is_told(whole: Path, tmp_path: Path, change: dict[str, int]):
+    shutil.copytree(whole, tmp_path / "tagger")
+    write_json(tmp_path / "tagger" / TAGGER, read_json(whole / TAGGER) | change)
+    tagger = Tagger.load(tmp_path / "tagger")
+    with pytest.raises(M2raapError, match=r"shared.safetensors: (does not hold|holds no weights)"):
+        tagger.tags([np.zeros((2, change["dim"] if change["dim"] < 99 else DIM), np.float32)], [None], [[]], 3)
 
 
 def test_a_folder_without_a_tagger_is_told(tmp_path: Path):
