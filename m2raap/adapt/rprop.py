@@ -56,7 +56,7 @@ class IRpropPlus(torch.optim.Optimizer):
         self._before = loss
         for group in self.param_groups:
             for p in group["params"]:
-                if p.grad is not None:
+                if p.grad is not None and group["first_step"] > 0:  # a group with the rate 0 stays as it is
                     _step(p, p.grad, self.state[p], group, rose)
         return loss
 

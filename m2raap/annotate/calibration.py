@@ -43,20 +43,26 @@ def fitted(bins: Bins) -> tuple[float, float]:
     x = np.stack([CENTRES, np.ones_like(CENTRES)])
     weights = np.array([1.0, 0.0])
     for _ in range(50):
-        p = 1 / (1 + np.exp(-(weights @ x)))
+        p = _sigmoid(weights @ x)
         gradient = x @ (pairs * p - true) + 1e-3 * (weights - (1.0, 0.0))
         hessian = (x * (pairs * p * (1 - p))) @ x.T + 1e-3 * np.eye(2)
         step = np.linalg.solve(hessian, gradient)
         weights = weights - np.clip(step, -1, 1)
         if np.abs(step).max() < 1e-9:
             break
+    if weights[0] <= 0:  # worse than nothing on these clips: the order of tags stays as it is
+        return 1.0, 0.0
     return float(weights[0]), float(weights[1])
+
+
+def _sigmoid(log_odds: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-np.clip(log_odds, -500, 500)))
 
 
 def expected_error(bins: Bins, calibration: tuple[float, float] = (1.0, 0.0)) -> float:
     """Expected calibration error: the mean over pairs of |share that is true - p| in their bin, of the pairs with p above
     0.01; without this bound the millions of tags that nobody has hide all others."""
-    p = 1 / (1 + np.exp(-(calibration[0] * CENTRES + calibration[1])))
+    p = _sigmoid(calibration[0] * CENTRES + calibration[1])
     counts = (bins.pairs > 0) & (p > 0.01)
     pairs = bins.pairs[counts]
     return float((np.abs(bins.true[counts] / pairs - p[counts]) * pairs).sum() / max(pairs.sum(), 1))

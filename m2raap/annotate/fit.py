@@ -8,6 +8,7 @@ is best on the val clips is kept. Every task writes a file, so that a fit that i
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -191,7 +192,12 @@ def _val_gap(running: _Fit, task: Task) -> float:
         raise M2raapError(
             "annotate: no clip is left by which to choose a round: give more clips, or raise annotate.fit.val_share"
         )
-    return gap(judged)
+    if math.isnan(value := gap(judged)):
+        raise M2raapError(
+            "annotate: none of the val clips, by which a round is chosen, has a label: give more clips, or raise "
+            "annotate.fit.val_share"
+        )
+    return value
 
 
 def _read_round(task: Task) -> _RoundJson:

@@ -37,7 +37,7 @@ class Job:
 
     @property
     def labels(self) -> LabelSet:
-        return _labels(self.folder / LABELS)
+        return _labels(self.folder / LABELS, stamp(self.folder / LABELS))
 
     @property
     def hidden(self) -> int:
@@ -80,8 +80,17 @@ class Job:
         return load_weights(MoEHeads(self.hidden, self.experts_L[labels]), path).to(device())
 
 
+def stamp(path: Path) -> tuple[int, ...]:
+    """What tells a file from another one in its place, for caches of what it holds."""
+    try:
+        stat = path.stat()
+    except OSError as error:
+        raise M2raapError(f"{path}: cannot be read ({error.strerror})") from None
+    return stat.st_ino, stat.st_size, stat.st_mtime_ns
+
+
 @lru_cache(maxsize=2)
-def _labels(path: Path) -> LabelSet:
+def _labels(path: Path, as_of: tuple[int, ...]) -> LabelSet:
     return LabelSet.load(path)
 
 
@@ -102,7 +111,7 @@ def _refuse_smaller(path: Path, num: int) -> None:
     """Raises M2raapError for a file that is too small for so many float32: before memory is taken for what settings claim."""
     if not path.is_file() or path.stat().st_size < 4 * num:
         raise M2raapError(
-            f"{path}: does not hold the {num:,} weights that its tagger states; fit it again with --force"
+            f"{path}: does not hold the {num:,} weights that its tagger states; remove it, or fit the tagger into another folder"
         )
 
 
@@ -119,8 +128,8 @@ def load_weights(module: M, path: Path) -> M:
         module.load_state_dict(tensors)
     except (OSError, safetensors.SafetensorError, RuntimeError) as error:
         raise M2raapError(
-            f"{path}: holds no weights of this tagger ({str(error)[:200]}); fit it again with --force"
+            f"{path}: holds no weights of this tagger ({str(error)[:200]}); remove it, or fit the tagger into another folder"
         ) from None
     if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors.values()):
-        raise M2raapError(f"{path}: holds NaN or infinity; fit the tagger again with --force")
+        raise M2raapError(f"{path}: holds NaN or infinity; remove it, or fit the tagger into another folder")
     return module

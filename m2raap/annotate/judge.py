@@ -117,13 +117,18 @@ def summary(unseen: Judgement, scores: Sequence[LabelScore], seed: int) -> dict[
     values = {
         "unseen_clips": len(unseen.p_NT),
         "gap": gap(unseen),
-        "gap_95": list(interval([gap(unseen, row) for row in draws])),
+        "gap_95": [_number(value) for value in interval([gap(unseen, row) for row in draws])],
         "map": float(np.mean(with_value)) if with_value else 0.0,
         "map_labels": len(with_value),
         "hit_at_1": hit_at_1(unseen),
         "perr": perr(unseen),
     }
-    return {name: None if isinstance(value, float) and math.isnan(value) else value for name, value in values.items()}
+    return {name: _number(value) for name, value in values.items()}
+
+
+def _number(value: Any) -> Any:
+    """NaN as None, which JSON can hold."""
+    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def write_label_table(path: Path, labels: LabelSet, scores: Sequence[LabelScore]) -> None:

@@ -47,7 +47,11 @@ class LabelSet:
     def label_of(self) -> dict[str, int]:
         """Word with its language, or name -> label."""
         by_name = {name: label for label, name in enumerate(self.names_L)}
-        return by_name | {word: label for label, words in enumerate(self.words_L) for word in words}
+        by_word: dict[str, int] = {}
+        for label, words in enumerate(self.words_L):
+            for word in words:  # names that differ in their case alone share a word: the more frequent label has it
+                by_word.setdefault(word, label)
+        return by_word | by_name
 
     @cached_property
     def priors_L(self) -> np.ndarray:

@@ -50,7 +50,8 @@ def hit_at_1(judged: Judgement) -> float:
 
 
 def perr(judged: Judgement) -> float:
-    """Precision at equal recall: the mean, over clips with a label, of the precision of as many tags as the clip has labels."""
+    """Precision at equal recall: the mean, over clips with a label, of the precision of as many tags as the clip has labels, of
+    which at most TOP are looked at."""
     values = [
         true_T[: min(count, len(true_T))].mean()
         for true_T, count in zip(judged.true_NT, judged.num_true_N.tolist(), strict=True)

@@ -32,7 +32,11 @@ class SharedLayers(nn.Module):
 
     def __init__(self, dim: int, cfg: FitConfig) -> None:
         super().__init__()
-        torch.manual_seed(cfg.seed)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(cfg.seed)
+            self._make(dim, cfg)
+
+    def _make(self, dim: int, cfg: FitConfig) -> None:
         self.kind = cfg.frame_layer
         self.size = dim if self.kind == "none" else cfg.hidden
         self.linear = nn.Linear(dim, self.size) if self.kind != "none" else None

@@ -10,6 +10,7 @@ N clips, K frames, E size of a frame vector, L labels.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -29,10 +30,12 @@ from m2raap.annotate.shared_layers import SharedLayers
 from m2raap.core.config import build, digest
 from m2raap.core.engine import device
 from m2raap.core.errors import M2raapError
-from m2raap.core.files import file_sha256
+from m2raap.core.files import file_sha256, inside
 from m2raap.core.records import read_record
 
 TAGGER = "tagger.json"
+MOST_DIMS = 65_536
+CLIPS_A_BLOCK = 32  # a clip of many frames pads so many others
 _GROUPS_IN_MEMORY = 64  # heads that stay in memory between parts
 
 
@@ -87,9 +90,28 @@ class Tagger:
             raise M2raapError(f"{folder}: holds no tagger ({TAGGER}); make one with 'm2raap annotate fit'")
         tree = read_record(TaggerJson, path)
         for name, sha256 in tree["files"].items():
-            if not (folder / name).is_file() or file_sha256(folder / name) != sha256:
-                raise M2raapError(f"{folder / name}: differs from what {TAGGER} says of it; fit the tagger again")
+            path = inside(folder, name)
+            if not path.is_file() or file_sha256(path) != sha256:
+                raise M2raapError(f"{path}: differs from what {TAGGER} says of it; fit the tagger again")
         return cls(folder, tree)
+
+    def refuse_unfit(self) -> None:
+        """Raises M2raapError where tagger.json states what no fit writes."""
+        members = self.tree["members"]
+        expected = {LABELS, "labels.csv"}
+        for member in range(len(members)):
+            expected |= {f"member-{member}/heads-{group:05d}.safetensors" for group in range(len(self.job.groups))}
+            expected.add(f"member-{member}/shared.safetensors")
+        values = [value for member in members for value in member["calibration"]]
+        is_fit = (
+            1 <= self.tree["dim"] <= MOST_DIMS
+            and len(members) == self.cfg.folds
+            and all(len(member["calibration"]) == 2 for member in members)
+            and all(math.isfinite(value) for value in values)
+            and set(self.tree["files"]) == expected
+        )
+        if not is_fit:
+            raise M2raapError(f"{self.folder / TAGGER}: is damaged, or no fit wrote it; fit the tagger again")
 
     def shared(self, member: int) -> SharedLayers:
         return self.job.load_shared(self.folder / f"member-{member}" / "shared.safetensors")
@@ -101,14 +123,14 @@ class Tagger:
     def tags(
         self,
         frames: Sequence[np.ndarray],
-        folds: Sequence[int | None],
+        folds: Sequence[int],
         named: Sequence[Sequence[int]],
         num_tags: int,
     ) -> Tags:
         """Tags of clips from their (K, E) frame vectors.
 
-        `folds`: the fold of a clip that the tagger was trained with, whose tags come from the member that has not seen it; None
-        for any other clip, which gets the mean of all members. `named`: labels of each clip that `p_named` is about.
+        `folds`: the fold of each clip's video, whose tags come from the member that has not seen it. `named`: labels of each clip
+        that `p_named` is about.
         """
         num_clips = len(frames)
         members = len(self.tree["members"])
@@ -140,20 +162,25 @@ class Tagger:
         return torch.sigmoid(a * (yes_LN - no_LN) + b).T.cpu().numpy()
 
 
-def _weight(fold: int | None, member: int, members: int) -> float:
-    return 1 / members if fold is None or members == 1 else float(fold == member)
+def _weight(fold: int, member: int, members: int) -> float:
+    return 1.0 if members == 1 else float(fold == member)
 
 
 @torch.no_grad()
 def _vectors(shared: SharedLayers, frames: Sequence[np.ndarray]) -> torch.Tensor:
-    x_BKE, mask_BK = padded(frames)
-    return shared(torch.from_numpy(x_BKE).to(device()), torch.from_numpy(mask_BK).to(device()))
+    blocks = []
+    for start in range(0, len(frames), CLIPS_A_BLOCK):
+        x_BKE, mask_BK = padded(frames[start : start + CLIPS_A_BLOCK])
+        blocks.append(shared(torch.from_numpy(x_BKE).to(device()), torch.from_numpy(mask_BK).to(device())))
+    return torch.cat(blocks)
 
 
 @lru_cache(maxsize=1)
 def open_tagger(folder: Path) -> Tagger:
-    """The tagger in a folder, checked once in a process."""
-    return Tagger.load(folder)
+    """The tagger in a folder, to give tags, checked once in a process. Raises M2raapError as `load` and `refuse_unfit` do."""
+    tagger = Tagger.load(folder)
+    tagger.refuse_unfit()
+    return tagger
 
 
 @lru_cache(maxsize=10)

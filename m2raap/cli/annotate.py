@@ -75,7 +75,7 @@ def apply(
     force: options.ForceOption = False,
     as_json: options.JsonOption = False,
 ) -> None:
-    from m2raap.core.errors import M2raapError
+    from m2raap.core.errors import M2raapError, UsageError
     from m2raap.core.runner import run_stage
     from m2raap.core.stage import StepInputs
     from m2raap.stages.annotate import AnnotateStage
@@ -87,6 +87,10 @@ def apply(
         raise M2raapError(
             f"{view}: this is the benchmark '{opened.corpus.benchmark}': it can get tags of a tagger that is given (--tagger), "
             "and none of its texts is judged (annotate.least_support)"
+        )
+    if parts is not None and cfg.tagger is None:
+        raise UsageError(
+            "--parts: shares need a tagger that is there; fit it with 'm2raap annotate fit', and give it with --tagger"
         )
     with options.open_engine(engine, workers, devices) as mapped:
         step = StepInputs(opened, out, mapped, force=force, share=share)

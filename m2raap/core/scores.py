@@ -19,8 +19,8 @@ import numpy as np
 from m2raap.core.corpus import Corpus
 from m2raap.core.errors import M2raapError
 from m2raap.core.files import file_sha256
-from m2raap.core.signed import read_manifest, signed_parts
-from m2raap.core.tables import Row, read_part
+from m2raap.core.signed import part_key, read_manifest, signed_parts, signed_path
+from m2raap.core.tables import Row, part_schema, read_part
 from m2raap.core.tombstones import Tombstones
 
 NAMES = ("clip_id", "text_id", "video")
@@ -119,10 +119,20 @@ def _digest(path: Path) -> str:
     return read_manifest(path)["digest"] if path.is_dir() else file_sha256(path)
 
 
+def _numbers_in(folder: Path, part: int) -> list[str]:
+    """The columns of numbers of a stage's signals; `dim`, the size of vectors, is no score."""
+    import pyarrow as pa
+
+    schema = part_schema(signed_path(folder, part_key("signals", part)))
+    kinds = (pa.types.is_floating, pa.types.is_integer, pa.types.is_boolean)
+    return [f.name for f in schema if f.name != "dim" and any(is_kind(f.type) for is_kind in kinds)]
+
+
 def _read_stage(folder: Path) -> list[ScoreFile]:
     """The numbers that a finished data stage has stored of clips and of texts. Raises M2raapError where it has none."""
     parts = signed_parts(folder, "signals") or [] if (folder / "manifest.json").exists() else []
-    rows = [row for part in parts for row in read_part(folder, "signals", part)]
+    columns_of = ["clip_id", "text_id", *(_numbers_in(folder, parts[0]) if parts else ())]
+    rows = [row for part in parts for row in read_part(folder, "signals", part, columns_of)]
     files = []
     for names in ("clip_id", "text_id"):
         of_kind = [row for row in rows if (row["text_id"] is None) == (names == "clip_id")]

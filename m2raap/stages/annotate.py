@@ -19,7 +19,7 @@ from m2raap.annotate.label_words import words_of
 from m2raap.annotate.shards import fold_of
 from m2raap.annotate.tagger import TAGGER, Tagger, open_tagger
 from m2raap.core import talk
-from m2raap.core.config import result_settings
+from m2raap.core.config import digest, result_settings
 from m2raap.core.engine import Engine
 from m2raap.core.errors import M2raapError
 from m2raap.core.files import files_below
@@ -31,7 +31,15 @@ from m2raap.core.view import Part, View
 from m2raap.core.whole import StageOutput, run_single_stage
 from m2raap.curate import balance
 from m2raap.curate.refusal import Drop, Refusal
-from m2raap.stages.annotate_inputs import DIM, VECTORS, frame_vectors, source_digest, vectors_made_with, write_inputs
+from m2raap.stages.annotate_inputs import (
+    DIM,
+    VECTORS,
+    frame_vectors,
+    source_digest,
+    vectors_digest,
+    vectors_made_with,
+    write_inputs,
+)
 
 FOLDER = "tagger"
 CONTRADICTS = "contradicts_tags"
@@ -49,10 +57,12 @@ def fit_tagger(view: View, cfg: AnnotateConfig, engine: Engine, folder: Path) ->
         with talk.Phases(talk.title(folder, "annotate")) as phases:
             fit(job, engine, folder / FOLDER, about, phases)
         metrics = Tagger.load(folder / FOLDER).tree["metrics"]
-        low, high = metrics["gap_95"]
+        percent = lambda value: "none" if value is None else f"{100 * value:.1f}"  # noqa: E731
+        low, high = map(percent, metrics["gap_95"])
+        which = "that the tagger has not seen" if cfg.fit.folds > 1 else "by which its rounds were chosen"
         talk.log(
-            f"annotate: GAP@20 {100 * metrics['gap']:.1f} [{100 * low:.1f}, {100 * high:.1f}] and mAP {100 * metrics['map']:.1f} "
-            f"on {metrics['unseen_clips']:,} clips that the tagger has not seen"
+            f"annotate: GAP@20 {percent(metrics['gap'])} [{low}, {high}] and mAP {percent(metrics['map'])} on "
+            f"{metrics['unseen_clips']:,} clips {which}"
         )
     shutil.rmtree(folder / _SCRATCH, ignore_errors=True)
 
@@ -112,9 +122,6 @@ class AnnotateStage(DataStage[AnnotateConfig]):
     reads = ("texts",)
     reads_signals = (VECTORS, DIM)
 
-    def __init__(self, cfg: AnnotateConfig, shared: Any = None) -> None:
-        super().__init__(cfg, shared)
-
     @classmethod
     def from_settings(cls, settings: dict[str, Any], source: str) -> AnnotateStage:
         """Of a folder with a tagger that was given, whose place no manifest names, `cfg.tagger` is the folder `source`."""
@@ -148,7 +155,12 @@ class AnnotateStage(DataStage[AnnotateConfig]):
                 f"{self._tagger}: reads vectors of {tagger.tree['vectors']}, and those of this view are of {made_with}: "
                 "use the backbone with which it was fitted, or fit it again"
             )
-        return tagger.digest
+        if self.cfg.least_support is not None and tagger.cfg.folds == 1:
+            raise M2raapError(
+                f"{self._tagger}: is one tagger that has seen all its clips, and annotate.least_support judges texts by one that "
+                "has not seen them: fit it with annotate.fit.folds of at least 2"
+            )
+        return digest([tagger.digest, vectors_digest(view)])
 
     def more_files(self) -> list[str]:
         return files_below(self.folder, FOLDER) if self.folder is not None and self.cfg.tagger is None else []
@@ -166,8 +178,14 @@ class AnnotateStage(DataStage[AnnotateConfig]):
         labels, cfg = tagger.labels, tagger.cfg
         vectors = frame_vectors(view, part.index, (row | {"clip_id": key} for key, row in part.signals.items()))
         known = [clip for clip in part.clips if clip["clip_id"] in vectors]
-        is_own = view.corpus.digest == tagger.tree["corpus"]
-        folds = [fold_of(clip["video"], cfg.folds, cfg.seed) if is_own else None for clip in known]
+        for clip in known:
+            if (size := vectors[clip["clip_id"]].shape[1]) != tagger.tree["dim"]:
+                raise M2raapError(
+                    f"{self._tagger}: reads vectors of {tagger.tree['dim']} numbers, and those of clip {clip['clip_id']} have "
+                    f"{size}; fit a tagger on such vectors"
+                )
+        # Whatever the corpus is called today: a member has not seen the videos of its fold.
+        folds = [fold_of(clip["video"], cfg.folds, cfg.seed) for clip in known]
         named = [
             # The texts of a benchmark are read by embed alone.
             [labels.labels_in(words_of(text["text"], text["lang"])) for text in part.texts_of[clip["clip_id"]]]

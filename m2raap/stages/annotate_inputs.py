@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
 from m2raap.annotate.config import CAPTIONS, CATEGORY, COLUMN, AnnotateConfig, LabelsConfig
-from m2raap.annotate.job import LABELS, Job
+from m2raap.annotate.job import LABELS, Job, stamp
 from m2raap.annotate.label_set import LabelSet, Synonyms, companions, frequent, label_set, stated_label_set
 from m2raap.annotate.label_words import words_of
 from m2raap.annotate.shards import make_shard, read_shard, write_shard
@@ -26,8 +27,8 @@ from m2raap.core.config import digest
 from m2raap.core.engine import Engine
 from m2raap.core.errors import M2raapError, UsageError
 from m2raap.core.files import file_sha256, read_regular
-from m2raap.core.signed import stage_manifest
-from m2raap.core.tables import Clip, Row, Text, read_part
+from m2raap.core.signed import part_key, read_manifest, signed_parts, signed_path, stage_manifest
+from m2raap.core.tables import Clip, Row, Text, part_schema, read_part
 from m2raap.core.view import Part, View
 from m2raap.curate.encode import unpack
 from m2raap.retrieval.embeddings import Embeddings
@@ -44,9 +45,9 @@ def vector_folder(view: View) -> Path:
     """
     for folder in reversed(view.folders):
         stage = stage_manifest(folder)["stage"]
-        if stage == _EMBED or VECTORS in _columns(folder, view):
+        if stage == _EMBED or VECTORS in _columns(folder):
             return folder
-    if VECTORS in _columns(view.corpus_path, view):
+    if VECTORS in _columns(view.corpus_path):
         return view.corpus_path
     raise M2raapError(
         f"{view.folders[-1] if view.folders else view.corpus_path}: holds no vectors of frames; run 'm2raap align' or "
@@ -54,10 +55,9 @@ def vector_folder(view: View) -> Path:
     )
 
 
-def _columns(folder: Path, view: View) -> set[str]:
-    for part in range(view.num_parts):
-        if rows := read_part(folder, "signals", part):
-            return {name for row in rows for name in row}
+def _columns(folder: Path) -> set[str]:
+    for part in signed_parts(folder, "signals") or []:
+        return set(part_schema(signed_path(folder, part_key("signals", part))).names)
     return set()
 
 
@@ -72,6 +72,13 @@ def vectors_made_with(view: View) -> str:
     return f"frames:{digest(manifest['settings'].get('dependencies', {}).get('backbone'))}"
 
 
+def vectors_digest(view: View) -> str:
+    """Of vectors that are in no row of the view: those of embed; "" for all others, which the rows of their clips hold."""
+    folder = vector_folder(view)
+    is_embed = folder != view.corpus_path and stage_manifest(folder)["stage"] == _EMBED
+    return read_manifest(folder)["digest"] if is_embed else ""
+
+
 def frame_vectors(view: View, part: int, rows: Iterable[Row] | None = None) -> dict[str, np.ndarray]:
     """clip_id -> (K, E) float32 vectors of a part's clips. `rows`: their signals, where they have been read.
 
@@ -79,7 +86,7 @@ def frame_vectors(view: View, part: int, rows: Iterable[Row] | None = None) -> d
     """
     folder = vector_folder(view)
     if folder != view.corpus_path and stage_manifest(folder)["stage"] == _EMBED:
-        return _embedded(folder)
+        return _embedded(folder, read_manifest(folder)["digest"])
     rows = read_part(folder, "signals", part, ["clip_id", "text_id", VECTORS, DIM]) if rows is None else rows
     vectors: dict[str, np.ndarray] = {}
     for row in rows:
@@ -95,8 +102,10 @@ def frame_vectors(view: View, part: int, rows: Iterable[Row] | None = None) -> d
 
 
 @lru_cache(maxsize=1)
-def _embedded(folder: Path) -> dict[str, np.ndarray]:
+def _embedded(folder: Path, digest_of_folder: str) -> dict[str, np.ndarray]:
     embeddings = Embeddings.load(folder)
+    if not np.isfinite(embeddings.video_VE).all():
+        raise M2raapError(f"{folder}: its vectors hold NaN or infinity; embed again")
     return {name: row[None] for name, row in zip(embeddings.video_ids, np.asarray(embeddings.video_VE), strict=True)}
 
 
@@ -124,28 +133,33 @@ def names_of(clip: Clip, texts: Iterable[Text], signals: Row, cfg: LabelsConfig)
         return {name for cell in (clip["category"] or "").split(";") if (name := cell.strip())}
     if cfg.source == COLUMN:
         return set(signals.get(STATED) or ())
-    by_key = _listed(Path(cfg.source))
-    return by_key.get(clip["clip_id"], set()) | by_key.get(clip["url"] or "", set())
+    path = Path(cfg.source)
+    key, by_key = _listed(path, stamp(path))
+    return by_key.get(clip[key] or "", set())
 
 
 @lru_cache(maxsize=1)
-def _listed(path: Path) -> dict[str, set[str]]:
-    """clip_id or url -> labels of a csv. Raises M2raapError for a file without these columns."""
+def _listed(path: Path, as_of: tuple[int, ...]) -> tuple[Literal["clip_id", "url"], dict[str, set[str]]]:
+    """The column of the keys of a csv, and key -> labels. Raises M2raapError for a file without these, or an empty key."""
     try:
         rows = csv.DictReader(io.StringIO(read_regular(path).decode("utf-8-sig"), newline=""))
         columns = rows.fieldnames or ()
-        key = next((name for name in ("clip_id", "url") if name in columns), None)
+        key: Literal["clip_id", "url"] | None = (
+            "clip_id" if "clip_id" in columns else "url" if "url" in columns else None
+        )
         if key is None or "label" not in columns:
             raise M2raapError(
-                f"{path}: expected the columns clip_id (or url) and label, found {', '.join(columns)[:200]}"
+                f"{path}: expected the columns clip_id (or url) and label, found {', '.join(columns)[:200] or 'none'}"
             )
         by_key: dict[str, set[str]] = {}
-        for row in rows:
+        for number, row in enumerate(rows, 1):
+            if not row[key]:
+                raise M2raapError(f"{path}: row {number}: {key} is empty; name a clip, or remove the row")
             names = {name for cell in (row["label"] or "").split(";") if (name := cell.strip())}
-            by_key.setdefault(row[key] or "", set()).update(names)
+            by_key.setdefault(row[key], set()).update(names)
     except (UnicodeDecodeError, csv.Error, OSError) as error:
         raise M2raapError(f"{path}: cannot be read as a csv ({error})") from None
-    return by_key
+    return key, by_key
 
 
 def source_digest(cfg: LabelsConfig) -> list[str]:
@@ -195,8 +209,12 @@ def _in_lang(names: Iterable[str], lang: str) -> list[str]:
 
 
 @lru_cache(maxsize=1)
-def _synonyms(path: Path | None) -> Synonyms:
+def _read_synonyms(path: Path | None, as_of: tuple[int, ...]) -> Synonyms:
     return Synonyms(path)
+
+
+def _synonyms(path: Path | None) -> Synonyms:
+    return _read_synonyms(path, stamp(path) if path else ())
 
 
 def _sum(results: Iterable[Counted]) -> Counted:
@@ -255,8 +273,9 @@ def gather(task: PartsTask) -> tuple[int, int]:
                 if clip_id not in vectors:
                     continue  # counted by the caller: a clip of a benchmark that could not be decoded, or a new one
                 names = names_of(clip, part.texts_of[clip_id], part.signals.get(clip_id, {}), task.labels)
+                names = synonyms.heads(names) if task.labels.source == CAPTIONS else names
                 frames.append(vectors[clip_id])
-                of_clips.append(labels.labels_in(synonyms.heads(names)))
+                of_clips.append(labels.labels_in(names))
                 videos.append(clip["video"])
         if len(sizes := {rows.shape[1] for rows in frames}) > 1:
             raise M2raapError(

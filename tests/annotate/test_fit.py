@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 
 from m2raap.annotate import pretrain
+from m2raap.annotate.shards import read_shard, write_shard
 from m2raap.annotate.tagger import TAGGER, Tagger, open_tagger
 from m2raap.core.engine import LocalEngine
 from m2raap.core.errors import M2raapError
@@ -94,12 +96,12 @@ def test_tags_of_a_clip_come_from_the_member_that_has_not_seen_it(whole: Path):
     tagger, draw = Tagger.load(whole), np.random.default_rng(5)
     frames = [draw.standard_normal((2, DIM)).astype(np.float32) for _ in range(3)]
     named = [[0, 1, 2, 3, 4]] * 3
-    first, second, mean = (tagger.tags(frames, [fold] * 3, named, 5) for fold in (0, 1, None))
-    for of_first, of_second, of_both in zip(first.p_named, second.p_named, mean.p_named, strict=True):
-        np.testing.assert_allclose((of_first + of_second) / 2, of_both, rtol=1e-5)
-        assert np.abs(of_first - of_second).max() > 1e-4
-    assert (np.diff(mean.p_NT, axis=1) <= 0).all() and mean.labels_NT.shape == (3, 5)
-    np.testing.assert_allclose(mean.p_named[0][mean.labels_NT[0]], mean.p_NT[0], rtol=1e-6)
+    first, second, both = (tagger.tags(frames, folds, named, 5) for folds in ([0] * 3, [1] * 3, [0, 1, 0]))
+    for clip, of_one in enumerate((first, second, first)):
+        np.testing.assert_array_equal(both.p_named[clip], of_one.p_named[clip])
+        assert np.abs(first.p_named[clip] - second.p_named[clip]).max() > 1e-4
+    assert (np.diff(both.p_NT, axis=1) <= 0).all() and both.labels_NT.shape == (3, 5)
+    np.testing.assert_allclose(both.p_named[0][both.labels_NT[0]], both.p_NT[0], rtol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["member-0/heads-00000.safetensors", "member-1/shared.safetensors", "labels.json"])
@@ -111,13 +113,30 @@ def test_a_changed_file_of_a_tagger_is_told(whole: Path, tmp_path: Path, name: s
         Tagger.load(tmp_path / "tagger")
 
 
-@pytest.mark.parametrize("change", [{"dim": 10**9}, {"dim": 13}])
-def test_a_tagger_that_claims_more_than_its_files_hold_is_told(whole: Path, tmp_path: Path, change: dict[str, int]):
+@pytest.mark.parametrize(
+    "change", [{"dim": 10**9}, {"dim": -5}, {"members": []}, {"files": {}}, {"files": {"../../x": "0"}}]
+)
+def test_a_tagger_that_no_fit_wrote_is_told(whole: Path, tmp_path: Path, change: dict[str, Any]):
     shutil.copytree(whole, tmp_path / "tagger")
     write_json(tmp_path / "tagger" / TAGGER, read_json(whole / TAGGER) | change)
-    tagger = Tagger.load(tmp_path / "tagger")
-    with pytest.raises(M2raapError, match=r"shared.safetensors: (does not hold|holds no weights)"):
-        tagger.tags([np.zeros((2, change["dim"] if change["dim"] < 99 else DIM), np.float32)], [None], [[]], 3)
+    with pytest.raises(M2raapError, match="is damaged, or no fit wrote it|leads out of this folder"):
+        open_tagger(tmp_path / "tagger")
+
+
+def test_a_tagger_that_claims_more_than_its_files_hold_is_told(whole: Path, tmp_path: Path):
+    shutil.copytree(whole, tmp_path / "tagger")
+    write_json(tmp_path / "tagger" / TAGGER, read_json(whole / TAGGER) | {"dim": 60_000})
+    with pytest.raises(M2raapError, match="shared.safetensors: does not hold the 480,000 weights"):
+        Tagger.load(tmp_path / "tagger").tags([np.zeros((2, 60_000), np.float32)], [0], [[]], 3)
+
+
+def test_val_clips_without_a_label_are_told(tmp_path: Path):
+    job = made_job(tmp_path / "job", shards=1)
+    shard = read_shard(job.shard(0))
+    kept = np.zeros(0, shard.labels.dtype)
+    write_shard(job.shard(0), replace(shard, labels=kept, label_starts_N1=np.zeros_like(shard.label_starts_N1)))
+    with pytest.raises(M2raapError, match="none of the val clips"):
+        fit_of(job, LocalEngine(1))
 
 
 def test_a_folder_without_a_tagger_is_told(tmp_path: Path):

@@ -95,6 +95,11 @@ def test_labels_of_a_list_are_taken_by_their_names(tmp_path: Path):
     assert LabelSet.load(tmp_path / "labels.json") == labels
 
 
+def test_names_that_differ_in_case_share_a_word_which_the_more_frequent_has():
+    labels = stated_label_set({"Car": 50, "car": 30}, 100, LabelsConfig(min_count=2), Synonyms(None))
+    assert labels.labels_in(["en:car"]) == [0] and labels.labels_in(["car"]) == [1]
+
+
 def test_no_label_is_told():
     with pytest.raises(M2raapError, match="no label has 50 of the 20 clips"):
         stated_label_set({"red": 9}, 20, LabelsConfig(min_count=50), Synonyms(None))

@@ -93,4 +93,4 @@ def test_forgetting_a_clip_removes_them_and_no_import_brings_them_back(tmp_path:
 def test_explain_shows_them(tmp_path: Path):
     story = explain(corpus(tmp_path / "c").path, "c002")
     assert story["signals"] == [{"clip_id": "c002", "dim": 2, "labels": ["label 2", "all"], "labels_p": [0.5, 0.25]}]
-    assert '  clip: labels ["label 2", "all"], labels_p [0.5, 0.25]' in tell(story)
+    assert "  clip: labels [label 2, all], labels_p [0.5, 0.25]" in tell(story)

@@ -69,7 +69,7 @@ class Tagged(AnnotateStage):
         rows = []
         for clip in part.clips:
             tags = self.tags.get(clip["clip_id"], {})
-            columns = {"tags": list(tags), "tags_p": list(tags.values()), "top_tag": 0 if tags else -1}
+            columns = {"tags": list(tags), "tags_p": list(tags.values()), "top_tag": 0 if tags else None}
             rows.append({"clip_id": clip["clip_id"], **columns})
         for text in part.texts:
             names, support = self.named.get(text["text_id"], ([], None))

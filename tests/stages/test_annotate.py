@@ -154,7 +154,7 @@ def test_scores_from_a_folder_without_numbers_are_told(aligned: Path, tmp_path: 
 
 
 def test_shares_need_a_tagger_and_end_in_the_same_bytes(aligned: Path, fitted: Path, tagged: Path, tmp_path: Path):
-    done = m2raap("annotate", "apply", aligned, "--out", tmp_path / "no", "--parts", "1/2", check=1)
+    done = m2raap("annotate", "apply", aligned, "--out", tmp_path / "no", "--parts", "1/2", check=2)
     assert "shares need a tagger that is there" in done.stderr
     for share in ("1/2", "2/2"):
         m2raap("annotate", "apply", aligned, "--tagger", fitted, "--out", tmp_path / "A", "--parts", share)
@@ -228,6 +228,9 @@ def test_labels_of_a_csv_by_clip_or_address(tmp_path: Path):
         m2raap("annotate", "fit", tmp_path / "C", "--labels", tmp_path / f"{key}.csv", "--out", out,
                *(word for k, v in QUICK["fit"].items() for word in ("--set", f"annotate.fit.{k}={v}")))  # fmt: skip
         assert set(Tagger.load(out / "tagger").labels.names_L) == {"even", "odd", "strange"}
+    (tmp_path / "blank.csv").write_text("clip_id,label\nc001,odd\n,ghost\n")
+    with pytest.raises(M2raapError, match=r"blank.csv: row 2: clip_id is empty"):
+        run(view, tmp_path / "blank", labels={"source": str(tmp_path / "blank.csv")})
     (tmp_path / "bad.csv").write_text("video,label\na,b\n")
     with pytest.raises(M2raapError, match="expected the columns clip_id"):
         run(view, tmp_path / "bad", labels={"source": str(tmp_path / "bad.csv")})
@@ -270,6 +273,32 @@ def test_a_view_without_vectors_is_told(undisturbed: Path, tmp_path: Path):
 def test_a_tagger_that_has_seen_all_clips_judges_none():
     with pytest.raises(UsageError, match="set annotate.fit.folds to at least 2"):
         config(least_support=0.0, fit={"folds": 1})
+
+
+def test_a_given_tagger_that_has_seen_all_clips_judges_none(tmp_path: Path):
+    view = imported(tmp_path / "C")
+    labels = {"source": "column", "min_count": 4}
+    FitStage(config(labels=labels, fit={**QUICK["fit"], "folds": 1})).run(
+        StepInputs(view, tmp_path / "T", LocalEngine(1))
+    )
+    with pytest.raises(M2raapError, match="is one tagger that has seen all its clips"):
+        run(view, tmp_path / "A", tagger=str(tmp_path / "T"), least_support=0.0)
+
+
+def test_vectors_of_another_size_are_told(tmp_path: Path):
+    first, other = imported(tmp_path / "C"), imported(tmp_path / "D", features=pack(np.ones((2, 2))), dim=2)
+    FitStage(config(labels={"source": "column", "min_count": 4})).run(StepInputs(first, tmp_path / "T", LocalEngine(1)))
+    with pytest.raises(M2raapError, match="reads vectors of 4 numbers, and those of clip c0.. have 2"):
+        run(other, tmp_path / "A", tagger=str(tmp_path / "T"))
+
+
+def test_a_second_fit_in_one_process_has_its_own_labels(tmp_path: Path):
+    view = imported(tmp_path / "C")
+    for most in (2, 1):
+        cfg = config(labels={"source": "column", "min_count": 4, "max_labels": most})
+        FitStage(cfg).run(StepInputs(view, tmp_path / "T", LocalEngine(1), force=True))
+        tagger = Tagger.load(tmp_path / "T" / "tagger")
+        assert len(tagger.labels) == len(tagger.job.labels) == most
 
 
 def test_another_tagger_gives_other_tags(aligned: Path, tagged: Path, tmp_path: Path):
