@@ -23,7 +23,7 @@ from m2raap.annotate.config import FitConfig
 from m2raap.annotate.gradients import gradient_sum
 from m2raap.annotate.heads import pool, train_heads
 from m2raap.annotate.job import LABELS, Job
-from m2raap.annotate.judge import ClipsTask, best_tags
+from m2raap.annotate.judge import ClipsTask, clip_scores
 from m2raap.annotate.label_set import LabelSet
 from m2raap.annotate.pretrain import pretrain
 from m2raap.annotate.shards import make_shard, write_shard
@@ -84,7 +84,7 @@ def rates(engine_name: str, num_clips: int) -> None:
                 "vectors": seconds(engine, pool, shards),
                 "heads": seconds(engine, train_heads, groups),
                 "full-batch step": seconds(engine, gradient_sum, shards),
-                "tags": seconds(engine, best_tags, [ClipsTask(job, 0, 0, t.index, None, "train") for t in shards]),
+                "tags": seconds(engine, clip_scores, [ClipsTask(job, 0, 0, t.index, None, "train") for t in shards]),
             }
             engine.close()
     for phase, one in taken[1].items():

@@ -23,7 +23,7 @@ from m2raap.annotate.config import FitConfig
 from m2raap.annotate.experts import MoEHeads
 from m2raap.annotate.fit import fit
 from m2raap.annotate.job import LABELS, Job, save_weights
-from m2raap.annotate.judge import DRAWS, ClipsTask, best_tags
+from m2raap.annotate.judge import DRAWS, ClipsTask, clip_scores
 from m2raap.annotate.label_set import LabelSet
 from m2raap.annotate.metrics import TOP, Judgement, draws_of, gap, interval, joined
 from m2raap.annotate.shards import Shard, make_shard, read_shard, write_shard
@@ -118,7 +118,7 @@ def jointly(job: Job, steps: int) -> str:
             optimiser.param_groups[0]["lr"] = cfg.lr * falling(step, steps)
             z_BH = shared(*map(torch.from_numpy, shard.frames(rows)))
             loss = heads.losses(z_BH, torch.from_numpy(shard.truth(rows, labels))).sum() / len(rows)
-            learn(optimiser, loss + cfg.l2 * heads.squared(), weights)
+            learn(optimiser, loss + cfg.l2 * heads.squared())
         assert best is not None
         for index in range(job.num_shards):
             shard = read_shard(job.shard(index))
@@ -156,7 +156,7 @@ def steps_of_the_shared_layers(job: Job, engine: LocalEngine) -> dict[str, str]:
                 h.losses(z_BH, torch.from_numpy(shard.truth(rows, g))).sum()
                 for h, g in zip(heads, job.groups, strict=True)
             ]
-            learn(optimiser, torch.stack(losses).sum() / len(rows), shared.parameters())
+            learn(optimiser, torch.stack(losses).sum() / len(rows))
         save_weights(job.shared(member, 99), shared)
     names = {"before": 0, "after 20 full-batch steps": 1, "after 20 passes of Adam": 99}
     return {name: _gap_of(joined(_unseen(job, number)), job.cfg.seed) for name, number in names.items()}
@@ -173,7 +173,7 @@ def _unseen(job: Job, shared: int) -> list[Judgement]:
         for member in range(job.cfg.folds)
         for index in range(job.num_shards)
     ]
-    return [best_tags(task) for task in tasks]
+    return [clip_scores(task).best for task in tasks]
 
 
 def main() -> None:

@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from m2raap.core.config import APPLY, HOW, Config
+from m2raap.curate.balance import TargetConfig
 
 CAPTIONS, CATEGORY, COLUMN = "captions", "category", "column"
 
@@ -100,13 +101,6 @@ class FitConfig(Config):
     )
 
 
-class TagBalanceConfig(Config):
-    """`target` training clips stay, spread over their most probable tags as evenly as the corpus allows."""
-
-    target: int = Field(ge=1, description="Number of clips that stay; those of split val all stay and are not counted.")
-    seed: int = Field(default=0, ge=0, description="Seed of the draw.")
-
-
 class AnnotateConfig(Config):
     """The tags of clips: labels with probabilities, and the texts that they contradict."""
 
@@ -126,9 +120,10 @@ class AnnotateConfig(Config):
         "text is refused.",
         json_schema_extra=APPLY,
     )
-
-    balance: TagBalanceConfig | None = Field(
-        default=None, description="How many clips of each tag are kept; null: all.", json_schema_extra=APPLY
+    balance: TargetConfig | None = Field(
+        default=None,
+        description="How many clips are kept, spread evenly over their most probable tags; null: all.",
+        json_schema_extra=APPLY,
     )
 
     @model_validator(mode="after")

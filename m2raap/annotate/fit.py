@@ -15,33 +15,32 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-import torch
 from typing_extensions import TypedDict
 
-from m2raap.adapt.checkpoint import DAMAGED, load_tree, save_tree
+from m2raap.adapt.checkpoint import save_tree
 from m2raap.adapt.rprop import IRpropPlus
-from m2raap.annotate.calibration import Bins, expected_error, fitted
+from m2raap.annotate.calibration import expected_error, fitted
 from m2raap.annotate.gradients import gradient_sum, put_gradients
 from m2raap.annotate.heads import pool, train_heads
 from m2raap.annotate.job import LABELS, Job, save_weights
 from m2raap.annotate.judge import (
+    ClipScores,
     ClipsTask,
     LabelScore,
     LabelTask,
-    best_tags,
+    clip_scores,
     label_scores,
-    pair_bins,
     summary,
     write_label_table,
 )
 from m2raap.annotate.metrics import gap, joined
 from m2raap.annotate.pretrain import pretrain
 from m2raap.annotate.tagger import TAGGER, MemberJson
-from m2raap.annotate.tasks import Task
+from m2raap.annotate.tasks import Task, load_kept
 from m2raap.core.config import result_settings
 from m2raap.core.engine import Engine
 from m2raap.core.errors import M2raapError
-from m2raap.core.files import file_sha256, files_below, replaced_folder, write_atomic, write_json
+from m2raap.core.files import file_sha256, files_below, replaced_folder, write_json
 from m2raap.core.records import read_record
 
 Report = Callable[[str, int, int], None]  # what, done, total
@@ -104,12 +103,8 @@ def _judged(running: _Fit, chosen: Sequence[Task]) -> tuple[list[MemberJson], di
     """Of the chosen round of each member: what tagger.json says of it, calibrated by the val clips; the metrics of all on clips
     that they have not seen; and the score of every label."""
     job = running.job
-    of_clips = {
-        which: [ClipsTask(job, task.member, task.round, 0, task.shared, which) for task in chosen]
-        for which in ("val", "unseen")
-    }
-    calibrations = [fitted(_bins(running, task)) for task in of_clips["val"]]
-    unseen_bins = [_bins(running, task) for task in of_clips["unseen"]]
+    val, unseen = ([_scores(running, task, which) for task in chosen] for which in ("val", "unseen"))
+    calibrations = [fitted(scored.bins) for scored in val]
     rounds = [[_read_round(replace(t, round=number)) for number in range(job.cfg.rounds)] for t in chosen]
     members_json: list[MemberJson] = [
         {
@@ -120,12 +115,11 @@ def _judged(running: _Fit, chosen: Sequence[Task]) -> tuple[list[MemberJson], di
         }
         for place, task in enumerate(chosen)
     ]
-    judged = [running.map("tags of unseen clips", best_tags, running.shards(task)) for task in of_clips["unseen"]]
     tasks = [LabelTask(tuple(chosen), group) for group in range(len(job.groups))]
     scores = [score for of_group in running.map("labels", label_scores, tasks) for score in of_group]
-    errors = [expected_error(bins) for bins in unseen_bins]
-    calibrated = [expected_error(bins, values) for bins, values in zip(unseen_bins, calibrations, strict=True)]
-    metrics = summary(joined([part for parts in judged for part in parts]), scores, job.cfg.seed) | {
+    errors = [expected_error(scored.bins) for scored in unseen]
+    calibrated = [expected_error(scored.bins, values) for scored, values in zip(unseen, calibrations, strict=True)]
+    metrics = summary(joined([scored.best for scored in unseen]), scores, job.cfg.seed) | {
         "calibration_error_before": sum(errors) / len(errors),
         "calibration_error": sum(calibrated) / len(calibrated),
         "rounds": rounds,
@@ -159,8 +153,8 @@ def _shared(running: _Fit, member: int, number: int) -> None:
     if weights and job.cfg.shared_steps:
         optimiser = IRpropPlus(weights)
         kept = job.round(member, number) / "steps.pt"
-        if kept.exists():
-            losses = _resumed(kept, shared, optimiser)
+        if tree := load_kept(kept, shared=shared, optimiser=optimiser):
+            losses = tree["losses"]
         moving = replace(task, shared=number + 1)
         while len(losses) < job.cfg.shared_steps:
             save_weights(after, shared)
@@ -175,19 +169,8 @@ def _shared(running: _Fit, member: int, number: int) -> None:
     write_json(path, {"val_gap": val_gap, "losses": losses})
 
 
-def _resumed(kept: Path, shared: torch.nn.Module, optimiser: IRpropPlus) -> list[float]:
-    try:
-        tree = load_tree(kept)
-        shared.load_state_dict(tree["shared"])
-        optimiser.load_state_dict(tree["optimiser"])
-        return list(tree["losses"])
-    except DAMAGED as error:
-        raise M2raapError(f"{kept}: is damaged ({str(error)[:200]}); remove it, and the steps are done again") from None
-
-
 def _val_gap(running: _Fit, task: Task) -> float:
-    tasks = running.shards(ClipsTask(task.job, task.member, task.round, 0, task.shared, "val"))
-    judged = joined(running.map("GAP of the val clips", best_tags, tasks))
+    judged = _scores(running, task, "val").best
     if not len(judged.p_NT):
         raise M2raapError(
             "annotate: no clip is left by which to choose a round: give more clips, or raise annotate.fit.val_share"
@@ -215,10 +198,12 @@ def _best(job: Job, member: int) -> Task:
     return Task(job, member, number, 0, shared)
 
 
-def _bins(running: _Fit, task: ClipsTask) -> Bins:
-    """The pairs of clips of all shards and labels, by their log-odds."""
-    first, *others = running.map("calibration", pair_bins, running.shards(task))
-    return sum(others, first)
+def _scores(running: _Fit, task: Task, which: str) -> ClipScores:
+    """The scores of the val or the unseen clips of all shards, by the heads and shared layers of a task."""
+    of_clips = ClipsTask(task.job, task.member, task.round, 0, task.shared, which)
+    first, *others = running.map(f"{which} clips", clip_scores, running.shards(of_clips))
+    bins = sum((part.bins for part in others), first.bins)
+    return ClipScores(joined([part.best for part in (first, *others)]), bins)
 
 
 def _write(job: Job, chosen: Sequence[Task], out: Path) -> None:
@@ -226,7 +211,7 @@ def _write(job: Job, chosen: Sequence[Task], out: Path) -> None:
     for task in chosen:
         folder = out / f"member-{task.member}"
         folder.mkdir()
-        write_atomic(folder / "shared.safetensors", task.shared_path.read_bytes())
+        shutil.copyfile(task.shared_path, folder / "shared.safetensors")
         for group in range(len(job.groups)):
             path = job.heads(task.member, task.round, group)
             shutil.copyfile(path, folder / path.name)

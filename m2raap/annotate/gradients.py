@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from m2raap.annotate.tasks import CLIPS_A_PASS, Task, one_thread, vectors_of
+from m2raap.annotate.tasks import CLIPS_A_PASS, Task, begin, vectors_of
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class GradientSum:
 def gradient_sum(task: Task) -> GradientSum:
     """The gradients of the shared layers, whose heads stay as they are. Heads are read group by group: first the gradient of each
     clip's vector over all labels, then that of the shared layers."""
-    job, on = task.job, one_thread()
+    job, on = task.job, begin()
     shared, shard = job.load_shared(task.shared_path), task.shard()
     rows = shard.rows(task.member, job.cfg.folds, "train")
     z_NH = torch.from_numpy(vectors_of(shared, shard, rows))

@@ -16,10 +16,10 @@ from m2raap.annotate.shards import Shard
 from m2raap.annotate.tasks import (
     PATIENCE,
     Task,
+    begin,
     falling,
     is_look,
     learn,
-    one_thread,
     train_batches,
     val_rows,
     vectors_of,
@@ -29,7 +29,7 @@ from m2raap.retrieval.embeddings import read_npy, write_npy
 
 def pool(task: Task) -> None:
     """Writes the vectors of all clips of a shard by the shared layers of the round."""
-    one_thread()
+    begin()
     path = task.job.vectors(task.member, task.round, task.index)
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -38,7 +38,7 @@ def pool(task: Task) -> None:
 
 def train_heads(task: Task) -> None:
     """Trains new heads of a group of labels over the vectors of all shards and writes them."""
-    job, cfg, on = task.job, task.job.cfg, one_thread()
+    job, cfg, on = task.job, task.job.cfg, begin()
     path = job.heads(task.member, task.round, task.index)
     if path.exists():
         return
@@ -60,7 +60,7 @@ def train_heads(task: Task) -> None:
         optimiser.param_groups[0]["lr"] = cfg.lr * falling(step, cfg.head_steps)
         z_BH, truth_BL = torch.from_numpy(z_NH[rows_B]).to(on), torch.from_numpy(truth_NL[rows_B]).to(on)
         loss = heads.losses(z_BH, truth_BL).sum() / len(rows_B)
-        learn(optimiser, loss + cfg.l2 * heads.squared(), heads.parameters())
+        learn(optimiser, loss + cfg.l2 * heads.squared())
     looks.stop()
     path.parent.mkdir(parents=True, exist_ok=True)
     save_weights(path, best)

@@ -17,7 +17,7 @@ from m2raap.annotate.calibration import Bins, counted
 from m2raap.annotate.label_set import LabelSet
 from m2raap.annotate.metrics import TOP, Judgement, draws_of, gap, hit_at_1, interval, label_ap, perr
 from m2raap.annotate.shards import read_shard
-from m2raap.annotate.tasks import Task, one_thread, vectors_of
+from m2raap.annotate.tasks import Task, begin, vectors_of
 from m2raap.core.engine import device
 from m2raap.core.exports import neutral
 from m2raap.core.files import write_atomic
@@ -33,22 +33,39 @@ class ClipsTask(Task):
     which: str = "val"
 
 
-def best_tags(task: ClipsTask) -> Judgement:
-    """The best tags of the clips of a shard by the heads of the round, which are read group by group."""
+@dataclass(frozen=True)
+class ClipScores:
+    """Of the clips of a shard: their best tags, and all pairs of a clip and a label by their log-odds."""
+
+    best: Judgement
+    bins: Bins
+
+
+def clip_scores(task: ClipsTask) -> ClipScores:
+    """The scores of the clips of a shard by the heads of the round, which are read group by group."""
     job = task.job
-    one_thread()
+    begin()
     shared, shard = job.load_shared(task.shared_path), task.shard()
     rows = shard.rows(task.member, job.cfg.folds, task.which)
     z_NH = torch.from_numpy(vectors_of(shared, shard, rows)).to(device())
     p_NT, true_NT = np.zeros((len(rows), 0), np.float32), np.zeros((len(rows), 0), bool)
+    bins = counted(np.zeros((0, 0)), np.zeros((0, 0), bool))
     for group, labels in enumerate(job.groups):
-        heads = job.load_heads(job.heads(task.member, task.round, group), labels)
-        with torch.no_grad():
-            p_NL = heads(z_NH).cpu().numpy()
-        p_NT, true_NT = np.concatenate([p_NT, p_NL], 1), np.concatenate([true_NT, shard.truth(rows, labels)], 1)
+        yes_NL, no_NL = _log_p(task, group, z_NH)
+        truth_NL = shard.truth(rows, labels)
+        bins = bins + counted((yes_NL - no_NL).numpy(), truth_NL)
+        p_NT, true_NT = np.concatenate([p_NT, yes_NL.exp().numpy()], 1), np.concatenate([true_NT, truth_NL], 1)
         best = np.argsort(-p_NT, axis=1, kind="stable")[:, :TOP]
         p_NT, true_NT = np.take_along_axis(p_NT, best, 1), np.take_along_axis(true_NT, best, 1)
-    return Judgement(p_NT, true_NT, shard.num_labels_N[rows])
+    return ClipScores(Judgement(p_NT, true_NT, shard.num_labels_N[rows]), bins)
+
+
+@torch.no_grad()
+def _log_p(task: Task, group: int, z_NH: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """log p and log (1 - p), each (N, L), of a group's labels."""
+    job = task.job
+    yes_LN, no_LN = job.load_heads(job.heads(task.member, task.round, group), job.groups[group]).log_odds(z_NH)
+    return yes_LN.T.cpu(), no_LN.T.cpu()
 
 
 @dataclass(frozen=True)
@@ -61,27 +78,6 @@ class LabelScore:
     clips: int
 
 
-def pair_bins(task: ClipsTask) -> Bins:
-    """The pairs of a clip of a shard (`task.which`) and a label, by their log-odds."""
-    job = task.job
-    one_thread()
-    shared, shard = job.load_shared(task.shared_path), task.shard()
-    rows = shard.rows(task.member, job.cfg.folds, task.which)
-    z_NH = torch.from_numpy(vectors_of(shared, shard, rows)).to(device())
-    total = counted(np.zeros((0, 0)), np.zeros((0, 0), bool))
-    for group, labels in enumerate(job.groups):
-        total = total + counted(_log_odds(task, group, z_NH), shard.truth(rows, labels))
-    return total
-
-
-@torch.no_grad()
-def _log_odds(task: Task, group: int, z_NH: torch.Tensor) -> np.ndarray:
-    """(N, L) log p / (1 - p) of a group's labels."""
-    job = task.job
-    yes_LN, no_LN = job.load_heads(job.heads(task.member, task.round, group), job.groups[group]).log_odds(z_NH)
-    return (yes_LN - no_LN).T.cpu().numpy()
-
-
 @dataclass(frozen=True)
 class LabelTask:
     """A group of labels, to be scored by the chosen rounds of all members."""
@@ -92,7 +88,7 @@ class LabelTask:
 
 def label_scores(task: LabelTask) -> list[LabelScore]:
     """The score of each label of a group, on at most MOST_CLIPS unseen clips of each member."""
-    one_thread()
+    begin()
     odds, truth = [], []
     job = task.members[0].job
     labels = job.groups[task.group]
@@ -102,7 +98,9 @@ def label_scores(task: LabelTask) -> list[LabelScore]:
             shard = read_shard(job.shard(index))
             rows = shard.rows(member.member, job.cfg.folds, "unseen")[:left]
             left -= len(rows)
-            odds.append(_log_odds(member, task.group, torch.from_numpy(vectors_of(shared, shard, rows)).to(device())))
+            z_NH = torch.from_numpy(vectors_of(shared, shard, rows)).to(device())
+            yes_NL, no_NL = _log_p(member, task.group, z_NH)
+            odds.append((yes_NL - no_NL).numpy())
             truth.append(shard.truth(rows, labels))
     odds_NL, truth_NL = np.concatenate(odds), np.concatenate(truth)
     draws = draws_of(len(odds_NL), job.cfg.seed, DRAWS)

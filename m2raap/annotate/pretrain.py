@@ -5,18 +5,16 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from itertools import islice
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from m2raap.adapt.checkpoint import DAMAGED, load_tree, save_tree
+from m2raap.adapt.checkpoint import save_tree
 from m2raap.annotate.experts import MoEHeads
 from m2raap.annotate.job import save_weights
 from m2raap.annotate.shared_layers import SharedLayers
-from m2raap.annotate.tasks import PATIENCE, Task, falling, is_look, learn, one_thread, train_batches, val_rows
-from m2raap.core.errors import M2raapError
+from m2raap.annotate.tasks import PATIENCE, Task, begin, falling, is_look, learn, load_kept, train_batches, val_rows
 
 STEPS_A_CHECKPOINT = 500
 
@@ -38,7 +36,7 @@ class _State:
 
 def pretrain(task: Task) -> None:
     """Trains the shared layers of a member and writes them. From time to time a checkpoint keeps where it stands."""
-    job, cfg, on = task.job, task.job.cfg, one_thread()
+    job, cfg, on = task.job, task.job.cfg, begin()
     path = job.shared(task.member, 0)
     if path.exists():
         return
@@ -49,7 +47,8 @@ def pretrain(task: Task) -> None:
     weights = [*shared.parameters(), *heads.begin(names, priors, cfg.seed).parameters()]
     state = _State(shared, heads, torch.optim.Adam(weights, cfg.lr))
     kept = path.with_name("pretrain.pt")
-    _resume(kept, state)
+    if tree := load_kept(kept, shared=shared, heads=heads, optimiser=state.optimiser):
+        state.step, state.lowest, state.looks, state.best = (tree[name] for name in ("step", "lowest", "looks", "best"))
     first = state.step
     for step, (_, shard, rows_B) in enumerate(islice(train_batches(task, 1), first, cfg.pretrain_steps), first):
         if is_look(step) and step > first and _stops(state, task, labels):
@@ -62,7 +61,7 @@ def pretrain(task: Task) -> None:
         x_BKE, mask_BK = (torch.from_numpy(array).to(on) for array in shard.frames(rows_B))
         truth_BL = torch.from_numpy(shard.truth(rows_B, labels)).to(on)
         loss = heads.losses(shared(x_BKE, mask_BK), truth_BL).sum() / len(rows_B)
-        learn(state.optimiser, loss + cfg.l2 * heads.squared(), weights)
+        learn(state.optimiser, loss + cfg.l2 * heads.squared())
     if cfg.pretrain_steps:
         _stops(state, task, labels)
         shared.load_state_dict(state.best or shared.state_dict())
@@ -84,17 +83,3 @@ def _stops(state: _State, task: Task, labels: np.ndarray) -> bool:
         state.lowest, state.looks = loss, 0
         state.best = {name: tensor.detach().cpu().clone() for name, tensor in state.shared.state_dict().items()}
     return state.looks >= PATIENCE
-
-
-def _resume(kept: Path, state: _State) -> None:
-    """Puts the checkpoint back, where there is one. Raises M2raapError for a damaged one."""
-    if not kept.exists():
-        return
-    try:
-        tree = load_tree(kept)
-        for name in ("shared", "heads", "optimiser"):
-            getattr(state, name).load_state_dict(tree[name])
-        state.step, state.lowest, state.looks = int(tree["step"]), float(tree["lowest"]), int(tree["looks"])
-        state.best = dict(tree["best"])
-    except DAMAGED as error:
-        raise M2raapError(f"{kept}: is damaged ({str(error)[:200]}); remove it, and the steps are done again") from None

@@ -16,11 +16,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from m2raap.adapt.checkpoint import DAMAGED, load_tree
 from m2raap.annotate.job import Job
 from m2raap.annotate.shards import Shard, read_shard
 from m2raap.annotate.shared_layers import SharedLayers
 from m2raap.core.engine import device
 from m2raap.core.errors import M2raapError
+from m2raap.core.part_work import one_thread
 
 CLIPS_A_PASS = 512  # clips whose vectors are computed at once where nothing is learnt from a batch alone
 VAL_CLIPS = 4096  # by which a training is stopped
@@ -49,10 +51,9 @@ class Task:
         return np.random.default_rng([self.job.cfg.seed, self.member, self.round, *of])
 
 
-def one_thread() -> str:
-    """Sets torch to one thread, because with more the last bits of a sum would depend on the number of workers. Returns the
-    device of this process."""
-    torch.set_num_threads(1)
+def begin() -> str:
+    """What every task does first: torch computes with one thread. Returns the device of this process."""
+    one_thread()
     return device()
 
 
@@ -92,12 +93,29 @@ def falling(step: int, steps: int) -> float:
     return 0.5 * (1 + float(np.cos(np.pi * step / max(steps, 1))))
 
 
-def learn(optimiser: torch.optim.Optimizer, loss: Tensor, weights: Any) -> None:
+def learn(optimiser: torch.optim.Optimizer, loss: Tensor) -> None:
+    """A step by the gradients of the loss. Raises M2raapError for one that is not finite."""
     if not bool(torch.isfinite(loss)):
         raise M2raapError(f"annotate: the loss is {float(loss.detach())}: lower annotate.fit.lr")
     optimiser.zero_grad(set_to_none=True)
     loss.backward()
     optimiser.step()
+
+
+def load_kept(path: Path, **parts: Any) -> dict[str, Any] | None:
+    """What `save_tree` wrote before a fit was killed, with the states of `parts` put back into them; None where there is nothing.
+
+    Raises M2raapError for a damaged file.
+    """
+    if not path.exists():
+        return None
+    try:
+        tree = load_tree(path)
+        for name, part in parts.items():
+            part.load_state_dict(tree[name])
+    except DAMAGED as error:
+        raise M2raapError(f"{path}: is damaged ({str(error)[:200]}); remove it, and the steps are done again") from None
+    return tree
 
 
 def is_look(step: int) -> bool:

@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from m2raap.cli import options
-from m2raap.cli.stages import ArmOption, RecipeOption, show_counts
+from m2raap.cli.stages import ArmOption, RecipeOption, open_input, show_counts
 
 if TYPE_CHECKING:
-    from m2raap.core.view import View
     from m2raap.pipeline.recipe import Recipe
 
 VectorsArgument = Annotated[
@@ -47,7 +46,7 @@ def fit(
 
     more = [f"annotate.labels.source={labels}"] if labels is not None else []
     loaded = _load(recipe, [*(assignments or []), *more], arm)
-    opened = _open(view, loaded, limit)
+    opened = open_input(view, loaded, limit)
     if opened.is_benchmark:
         raise M2raapError(
             f"{view}: this is the benchmark '{opened.corpus.benchmark}', on which no tagger may be fitted"
@@ -82,7 +81,7 @@ def apply(
 
     loaded = _load(recipe, assignments, arm)
     cfg = loaded.annotate.model_copy(update={"tagger": tagger}) if tagger is not None else loaded.annotate
-    opened, share = _open(view, loaded, limit), options.parse_share(parts)
+    opened, share = open_input(view, loaded, limit), options.parse_share(parts)
     if opened.is_benchmark and (cfg.tagger is None or cfg.least_support is not None):
         raise M2raapError(
             f"{view}: this is the benchmark '{opened.corpus.benchmark}': it can get tags of a tagger that is given (--tagger), "
@@ -103,9 +102,3 @@ def _load(recipe: str | None, assignments: list[str] | None, arm: str | None) ->
     from m2raap.pipeline.recipe import load_for_stage
 
     return load_for_stage("annotate", recipe, assignments, arm=arm)
-
-
-def _open(view: Path, recipe: Recipe, limit: int | None) -> View:
-    from m2raap.core.view import open_view
-
-    return open_view(view, recipe.langs).limited(limit)

@@ -35,7 +35,7 @@ def register(app: typer.Typer) -> None:
             app.command(name, help=help_of(name))(command)
 
 
-def _open(corpus: Path, recipe: Recipe, limit: int | None) -> View:
+def open_input(corpus: Path, recipe: Recipe, limit: int | None) -> View:
     from m2raap.core.view import open_view
 
     return open_view(corpus, recipe.langs).limited(limit)
@@ -67,7 +67,7 @@ def data_stage_command(name: str) -> Callable[..., None]:
         from m2raap.stages.shared import warn_of_drawings
 
         loaded = load_for_stage(name, recipe, assignments, arm=arm)
-        view = _open(corpus, loaded, limit)
+        view = open_input(corpus, loaded, limit)
         stage = loaded.stage(name)
         assert isinstance(stage, DataStage)
         if view.is_benchmark and not stage.on_benchmarks:
@@ -133,9 +133,9 @@ def adapt(
     stage = AdaptStage(loaded.adapt, loaded.shared)
     begin = model_folder(start) if start else None
     if is_worker_rank():
-        train_as_worker(lambda _: (_open(corpus, loaded, limit), stage, begin))
+        train_as_worker(lambda _: (open_input(corpus, loaded, limit), stage, begin))
         return
-    view = _open(corpus, loaded, limit)
+    view = open_input(corpus, loaded, limit)
     _refuse_without_needs(stage, view, corpus)
     warn_of_drawings(loaded.backbone.model, view)
     stage.run_on(view, out, force, start=begin)
@@ -162,7 +162,7 @@ def cotrain(
     from m2raap.stages.shared import warn_of_drawings
 
     loaded = load_for_stage("cotrain", recipe, assignments, seed, arm)
-    view, stage = _open(corpus, loaded, limit), CotrainStage(loaded.cotrain, loaded.shared)
+    view, stage = open_input(corpus, loaded, limit), CotrainStage(loaded.cotrain, loaded.shared)
     _refuse_without_needs(stage, view, corpus)
     warn_of_drawings(loaded.backbone.model, view)
     with options.open_engine(engine, workers, devices) as mapped:
@@ -204,7 +204,7 @@ def embed(
             embed_folder(corpus, loaded.keyframes, chosen, out, mapped, force)
             show_counts(out / "vectors", as_json)
             return
-        view, stage = _open(corpus, loaded, None), EmbedStage(loaded.embed, loaded.shared)
+        view, stage = open_input(corpus, loaded, None), EmbedStage(loaded.embed, loaded.shared)
         finished = stage.run_on(view, chosen, out, force, mapped, share)
     if finished:
         show_counts(out, as_json)

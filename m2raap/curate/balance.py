@@ -23,10 +23,16 @@ from m2raap.core.errors import M2raapError
 NO_CLUSTER = -1  # of clips that a column of clusters has no number for
 
 
-class BalanceConfig(Config):
-    """`target` training clips stay, spread over the concepts (clusters) as evenly as the corpus allows."""
+class TargetConfig(Config):
+    """How many training clips stay, and which draw decides among those of one concept."""
 
     target: int = Field(ge=1, description="Number of clips that stay; those of split val all stay and are not counted.")
+    seed: int = Field(default=0, ge=0, description="Seed of the draw.")
+
+
+class BalanceConfig(TargetConfig):
+    """`target` training clips stay, spread over the concepts (clusters) as evenly as the corpus allows."""
+
     clusters: int = Field(
         default=100, ge=1, description="Number of clusters into which k-means divides the image features."
     )

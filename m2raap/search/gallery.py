@@ -52,10 +52,8 @@ CLIPS = pa.schema(
         ("langs", pa.list_(pa.string())),
         ("texts", pa.list_(pa.string())),
         ("origins", pa.list_(pa.string())),
-        (
-            "tags",
-            pa.list_(pa.string()),
-        ),  # labels of annotate, the most probable first; null in an index of version 1 or 2
+        # Labels of annotate, the most probable first; null in an index of version 1 or 2.
+        ("tags", pa.list_(pa.string())),
         ("tags_p", pa.list_(pa.float64())),  # their probabilities
     ]
 )

@@ -67,7 +67,7 @@ def vectors_made_with(view: View) -> str:
     if folder == view.corpus_path:
         return f"imported:{view.corpus.source.get('importer', '')}"
     manifest = stage_manifest(folder)
-    if manifest["stage"] == _EMBED:
+    if _is_embed(folder, view):
         return f"embed:{manifest['models'].get('model', '')}"
     return f"frames:{digest(manifest['settings'].get('dependencies', {}).get('backbone'))}"
 
@@ -75,8 +75,11 @@ def vectors_made_with(view: View) -> str:
 def vectors_digest(view: View) -> str:
     """Of vectors that are in no row of the view: those of embed; "" for all others, which the rows of their clips hold."""
     folder = vector_folder(view)
-    is_embed = folder != view.corpus_path and stage_manifest(folder)["stage"] == _EMBED
-    return read_manifest(folder)["digest"] if is_embed else ""
+    return read_manifest(folder)["digest"] if _is_embed(folder, view) else ""
+
+
+def _is_embed(folder: Path, view: View) -> bool:
+    return folder != view.corpus_path and stage_manifest(folder)["stage"] == _EMBED
 
 
 def frame_vectors(view: View, part: int, rows: Iterable[Row] | None = None) -> dict[str, np.ndarray]:
@@ -85,7 +88,7 @@ def frame_vectors(view: View, part: int, rows: Iterable[Row] | None = None) -> d
     Raises M2raapError for a clip whose vectors are damaged.
     """
     folder = vector_folder(view)
-    if folder != view.corpus_path and stage_manifest(folder)["stage"] == _EMBED:
+    if _is_embed(folder, view):
         return _embedded(folder, read_manifest(folder)["digest"])
     rows = read_part(folder, "signals", part, ["clip_id", "text_id", VECTORS, DIM]) if rows is None else rows
     vectors: dict[str, np.ndarray] = {}
@@ -124,9 +127,14 @@ class PartsTask:
         of_clips = self.labels.source == CAPTIONS
         return self.view.part(part, ("texts",) if of_clips else ("signals",) if self.labels.source == COLUMN else ())
 
+    def names(self, part: Part, clip: Clip) -> set[str]:
+        """The labels of a clip of a part by name; of captions the words, with their languages, by the heads of their synonyms."""
+        texts, signals = part.texts_of[clip["clip_id"]], part.signals.get(clip["clip_id"], {})
+        names = _names_of(clip, texts, signals, self.labels)
+        return _synonyms(self.labels.synonyms).heads(names) if self.labels.source == CAPTIONS else names
 
-def names_of(clip: Clip, texts: Iterable[Text], signals: Row, cfg: LabelsConfig) -> set[str]:
-    """The labels of a clip by name; of captions the words, with their languages."""
+
+def _names_of(clip: Clip, texts: Iterable[Text], signals: Row, cfg: LabelsConfig) -> set[str]:
     if cfg.source == CAPTIONS:
         return {word for text in texts for word in words_of(text["text"], text["lang"])}
     if cfg.source == CATEGORY:
@@ -186,14 +194,12 @@ class Counted:
 
 def count_names(task: PartsTask) -> Counted:
     """Counts the labels of the clips of some parts."""
-    synonyms = _synonyms(task.labels.synonyms)
     num_clips, clips, bilingual, pairs = 0, Counter(), Counter(), Counter()
     for index in task.parts:
         part = task.read(index)
         for clip in part.clips:
             texts = part.texts_of[clip["clip_id"]]
-            names = names_of(clip, texts, part.signals.get(clip["clip_id"], {}), task.labels)
-            names = synonyms.heads(names) if task.labels.source == CAPTIONS else names
+            names = task.names(part, clip)
             num_clips += 1
             if task.kept:
                 names &= task.kept
@@ -262,7 +268,7 @@ def gather(task: PartsTask) -> tuple[int, int]:
     assert job is not None
     path = job.shard(task.index)
     if not path.exists():
-        labels, synonyms = job.labels, _synonyms(task.labels.synonyms)
+        labels = job.labels
         frames: list[np.ndarray] = []
         of_clips: list[list[int]] = []
         videos: list[str] = []
@@ -271,11 +277,9 @@ def gather(task: PartsTask) -> tuple[int, int]:
             for clip in part.clips:
                 clip_id = clip["clip_id"]
                 if clip_id not in vectors:
-                    continue  # counted by the caller: a clip of a benchmark that could not be decoded, or a new one
-                names = names_of(clip, part.texts_of[clip_id], part.signals.get(clip_id, {}), task.labels)
-                names = synonyms.heads(names) if task.labels.source == CAPTIONS else names
+                    continue  # nothing can be learnt from it; `write_inputs` says how many clips are left
                 frames.append(vectors[clip_id])
-                of_clips.append(labels.labels_in(names))
+                of_clips.append(labels.labels_in(task.names(part, clip)))
                 videos.append(clip["video"])
         if len(sizes := {rows.shape[1] for rows in frames}) > 1:
             raise M2raapError(
